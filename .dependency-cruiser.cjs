@@ -1,0 +1,53 @@
+/** The doors between the rooms; ARCHITECTURE.md says why. */
+module.exports = {
+  forbidden: [
+    {
+      name: "no-circles",
+      severity: "error",
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } },
+    },
+    {
+      name: "hardware-rooms-know-only-three-doors-of-the-agent",
+      severity: "error",
+      from: { path: "^(net|boards|bundles)/" },
+      to: { path: "^agent/", pathNot: "^agent/(driver|stream|sys)/" },
+    },
+    {
+      name: "rooms-meet-through-interfaces",
+      comment: "net, boards and bundles may use each other's interface.ts only, and what lies in their own room",
+      severity: "error",
+      from: { path: "^(net|boards|bundles)/" },
+      to: { path: "^(net|boards|bundles)/", pathNot: ["^$1/", "/interface\\.ts$"] },
+    },
+    {
+      name: "the-core-knows-no-hardware",
+      severity: "error",
+      from: {
+        path: "^agent/(driver|session|stream|config|controller|hooks|ops|sys)/",
+        pathNot: "^agent/driver/catalog\\.ts$",
+      },
+      to: { path: "^(net|boards|bundles)/" },
+    },
+    {
+      name: "catalog-loads-lazily",
+      severity: "error",
+      from: { path: "^agent/driver/catalog\\.ts$" },
+      to: { path: "^(net|boards|bundles)/", dependencyTypesNot: ["dynamic-import"] },
+    },
+    {
+      name: "protocols-are-pure",
+      comment: "protocol.ts: frames and numbers, nothing of Node",
+      severity: "error",
+      from: { path: "/protocol\\.ts$" },
+      to: { dependencyTypes: ["core"] },
+    },
+    { name: "tests-stay-outside", severity: "error", from: { pathNot: "^(test|scripts)/" }, to: { path: "^test/" } },
+  ],
+  options: {
+    doNotFollow: { path: "node_modules" },
+    tsConfig: { fileName: "tsconfig.json" },
+    tsPreCompilationDeps: true,
+    exclude: { path: "^(dist|coverage)/" },
+  },
+};

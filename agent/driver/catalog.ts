@@ -1,0 +1,47 @@
+import type { AnyDriver } from "./driver.ts";
+
+/** Loads the module that declares a driver; called only when a configuration names the driver. */
+type Load = () => Promise<AnyDriver>;
+
+/**
+ * Type string → driver module. The only file that names driver modules, and only lazily, so that
+ * an agent loads the code of the drivers its configuration names and of no others.
+ */
+export interface Catalog {
+  /** All type strings, sorted. */
+  types(): string[];
+  /** Undefined for an unknown type. */
+  load(type: string): Promise<AnyDriver> | undefined;
+}
+
+export function createCatalog(entries: ReadonlyMap<string, Load>): Catalog {
+  return {
+    types: () => [...entries.keys()].sort(),
+    load: (type) => entries.get(type)?.(),
+  };
+}
+
+/** A driver's precise types are checked where it is declared; from here on by its schemas. */
+function lazy(load: () => Promise<{ default: unknown }>): Load {
+  return async () => (await load()).default as AnyDriver;
+}
+
+const composite = lazy(() => import("../../boards/composite/driver.ts"));
+
+/** The drivers that ship with the agent. */
+export const shippedDrivers: Catalog = createCatalog(
+  new Map<string, Load>([
+    // boards/composite
+    ["jumpstarter_driver_composite.driver.Composite", composite],
+    // boards/power
+    // boards/serial
+    // boards/storage
+    // boards/shell
+    // boards/uboot
+    // boards/qemu
+    // net/sockets
+    // net/tftp
+    // net/http
+    // bundles
+  ]),
+);

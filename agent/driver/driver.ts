@@ -1,0 +1,98 @@
+import type { Readable, Writable } from "node:stream";
+import type * as z from "zod";
+import type { Calls, Implementation, Interface } from "./interface.ts";
+import type { Logger } from "./log.ts";
+import type { ResourceHandle } from "./resource.ts";
+import type { DriverEntry, Entry } from "./entry.ts";
+
+type Awaitable<T> = T | Promise<T>;
+
+/** What a method's code knows of the call it serves. */
+export interface Call {
+  /** Aborted when the caller cancels, its connection is lost, or the lease ends. */
+  readonly signal: AbortSignal;
+  readonly log: Logger;
+  /** Plain (decoded) bytes of a resource that the client lends. Closed by the framework when the call ends. */
+  source(handle: ResourceHandle): Promise<Readable>;
+  /** Takes plain bytes for the client; end it to make the client's file complete. Closed when the call ends. */
+  sink(handle: ResourceHandle): Promise<Writable>;
+}
+
+/** A child as its parent's code sees it; a `ref` looks exactly like its target. */
+export interface ChildHandle {
+  /** The type string it was configured with. */
+  readonly type: string;
+  /** Typed calls, checked like those of a remote client. Throws E_CONFIG if the child does not implement it. */
+  as<I extends Interface>(wanted: I, options?: { signal?: AbortSignal }): Calls<I>;
+  child(name: string): ChildHandle | undefined;
+  /** Lends a local stream to one call of this child, as a client lends a file. */
+  lend(source: Readable): ResourceHandle;
+}
+
+export interface OpenContext<C> {
+  readonly config: C;
+  /** Last part of `path`; empty for the root. */
+  readonly name: string;
+  /** Dotted path from the root, e.g. `flasher.tftp`. */
+  readonly path: string;
+  readonly uuid: string;
+  readonly log: Logger;
+  readonly children: ReadonlyMap<string, ChildHandle>;
+  /** Aborted when the exporter closes. */
+  readonly signal: AbortSignal;
+  /**
+   * One object per key and exporter, for drivers that must meet (a serial port, a virtual machine).
+   * Made on first use; its `close` is called after all drivers are closed.
+   */
+  shared<T extends { close?(): Awaitable<void> }>(key: string, make: () => T): T;
+}
+
+/** An opened driver. All of `reset`, `release` and `close` must be idempotent. */
+export interface OpenDriver<I extends Interface> {
+  readonly methods: Implementation<I, Call>;
+  /** Method help for the report, where only the configuration knows it (shell). */
+  readonly methodsDescription?: Readonly<Record<string, string>>;
+  /** At lease start. */
+  reset?(): Awaitable<void>;
+  /** At lease end: what a lease leaves behind goes here. */
+  release?(): Awaitable<void>;
+  close?(): Awaitable<void>;
+}
+
+/** Names under which children may be added by the driver itself. */
+export interface ChildrenContext<C> {
+  readonly config: C;
+  /** Dotted path of this driver, to build `ref`s from. */
+  readonly path: string;
+  /** The children given in the configuration. */
+  readonly configured: Readonly<Record<string, Entry>>;
+}
+
+export interface Driver<I extends Interface = Interface, S extends z.ZodType = z.ZodType> {
+  /** Every `type:` string that selects this driver. */
+  readonly types: readonly string[];
+  readonly summary: string;
+  readonly implements: I;
+  /** Schema of the entry's `config:` map. */
+  readonly config: S;
+  /** Extra labels of the report. */
+  readonly labels?: (config: z.output<S>) => Record<string, string>;
+  /** Children this driver brings along, after the configured ones; a same-named one replaces the configured one. */
+  readonly children?: (context: ChildrenContext<z.output<S>>) => Record<string, Entry>;
+  /** Children that must be configured, by name, with the error text that clients know. */
+  readonly requires?: Readonly<Record<string, string>>;
+  /**
+   * Gives the interface life; must not change the state of hardware.
+   * @throws DeviceOffline if the hardware is missing: the driver is then offline, not the agent.
+   */
+  open(context: OpenContext<z.output<S>>): Awaitable<OpenDriver<I>>;
+}
+
+export function defineDriver<I extends Interface, S extends z.ZodType>(driver: Driver<I, S>): Driver<I, S> {
+  return driver;
+}
+
+/** A driver whose config and methods are checked at run time only; what the catalog hands out. */
+export type AnyDriver = Driver<Interface, z.ZodType<Record<string, unknown>>>;
+
+export type { DriverEntry, Entry };

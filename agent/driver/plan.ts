@@ -1,0 +1,175 @@
+import { randomUUID } from "node:crypto";
+import * as z from "zod";
+import type { Catalog } from "./catalog.ts";
+import type { AnyDriver } from "./driver.ts";
+import { isDriverEntry, isProxyEntry, type ConfigProblem, type DriverEntry, type Entry } from "./entry.ts";
+import { severities, type Severity } from "./log.ts";
+
+export const compositeType = "jumpstarter_driver_composite.driver.Composite";
+const proxyType = "jumpstarter_driver_composite.driver.Proxy";
+
+/** A driver that is going to be opened: everything the configuration says, checked, no hardware touched yet. */
+export interface PlannedDriver {
+  readonly name: string;
+  /** Dotted path from the root; empty for the root itself. */
+  readonly path: string;
+  readonly type: string;
+  readonly uuid: string;
+  readonly driver: AnyDriver;
+  readonly config: Record<string, unknown>;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly logLevel: Severity;
+  readonly description: string | undefined;
+  readonly methodsDescription: Readonly<Record<string, string>>;
+  /** In the order of the report. A `ref` leads to its target, which so can have several names. */
+  readonly children: ReadonlyMap<string, PlannedDriver>;
+}
+
+/** Config keys that every driver takes beside its own. */
+const commonConfig = z.object({
+  log_level: z
+    .string()
+    .transform((level) => level.toUpperCase())
+    .pipe(z.enum(severities as [Severity, ...Severity[]]))
+    .default("INFO"),
+  uuid: z.uuid().optional(),
+  labels: z.record(z.string(), z.string()).default({}),
+});
+
+/** A planned driver while its refs are not resolved yet. */
+interface Draft extends Omit<PlannedDriver, "children"> {
+  readonly children: Map<string, Draft | { readonly ref: string; readonly at: ConfigProblem["path"] }>;
+}
+
+/**
+ * Checks types, configs and refs of a whole tree and loads the drivers' code.
+ * @returns the plan, or every problem found.
+ */
+export async function planTree(
+  root: Entry,
+  catalog: Catalog,
+  options: { at?: ConfigProblem["path"]; description?: string | undefined } = {},
+): Promise<{ root: PlannedDriver } | { problems: ConfigProblem[] }> {
+  const problems: ConfigProblem[] = [];
+  const at = options.at ?? ["export"];
+  const draft = await draftDriver(root, "", "", at, { catalog, problems }, true);
+  if (draft === undefined || "ref" in draft) return { problems };
+  if (options.description !== undefined) Object.assign(draft, { description: options.description });
+  const planned = resolveRefs(draft, problems);
+  return problems.length > 0 || planned === undefined ? { problems } : { root: planned };
+}
+
+interface Drafting {
+  readonly catalog: Catalog;
+  readonly problems: ConfigProblem[];
+}
+
+async function draftDriver(
+  entry: Entry,
+  name: string,
+  path: string,
+  at: ConfigProblem["path"],
+  { catalog, problems }: Drafting,
+  isRoot = false,
+): Promise<Draft | { ref: string; at: ConfigProblem["path"] } | undefined> {
+  if (isProxyEntry(entry)) return { ref: entry.ref, at };
+  const given: DriverEntry = isDriverEntry(entry) ? entry : { ...entry, type: compositeType };
+  const { type } = given;
+  const fields = isRoot ? at : [...at, "config"];
+  if (type === proxyType) {
+    const ref = given.config?.["ref"];
+    if (typeof ref === "string") return { ref, at: [...at, "config", "ref"] };
+    problems.push({ path: fields, message: "a Proxy needs config.ref, the dotted path of another driver" });
+    return undefined;
+  }
+  const driver = await catalog.load(type);
+  if (driver === undefined) {
+    problems.push({
+      path: [...at, "type"],
+      message: type.includes(".")
+        ? `Driver '${type}' is not installed. Please check exporter configuration.`
+        : `${type} doesn't look like a class path`,
+    });
+    return undefined;
+  }
+  const { log_level, uuid, labels, ...own } = given.config ?? {};
+  const common = commonConfig.safeParse({ log_level, uuid, labels });
+  const config = driver.config.safeParse(own);
+  for (const parsed of [common, config]) {
+    for (const issue of parsed.error?.issues ?? []) {
+      problems.push({ path: [...fields, ...(issue.path as (string | number)[])], message: issue.message });
+    }
+  }
+  const configured = given.children ?? {};
+  const added =
+    config.success && driver.children !== undefined ? driver.children({ config: config.data, path, configured }) : {};
+  const children: Draft["children"] = new Map();
+  for (const [childName, child] of Object.entries({ ...configured, ...added })) {
+    // The problems of a child that the driver brought along are problems of the driver's own config.
+    const childAt = childName in added ? fields : isRoot ? [...at, childName] : [...at, "children", childName];
+    const childPath = path === "" ? childName : `${path}.${childName}`;
+    const drafted = await draftDriver(child, childName, childPath, childAt, { catalog, problems });
+    if (drafted !== undefined) children.set(childName, drafted);
+  }
+  for (const [required, message] of Object.entries(driver.requires ?? {})) {
+    if (!(required in configured)) problems.push({ path: at, message });
+  }
+  if (!common.success || !config.success) return undefined;
+  return {
+    name,
+    path,
+    type,
+    driver,
+    uuid: common.data.uuid ?? randomUUID(),
+    config: config.data,
+    labels: { ...common.data.labels, ...driver.labels?.(config.data) },
+    logLevel: common.data.log_level,
+    description: given.description,
+    methodsDescription: given.methodsDescription ?? {},
+    children,
+  };
+}
+
+/** Replaces every ref by its target; a ref may lead through other refs, but not around in a circle. */
+function resolveRefs(root: Draft, problems: ConfigProblem[]): PlannedDriver | undefined {
+  const missing = (ref: string, name: string, at: ConfigProblem["path"]) => {
+    problems.push({ path: at, message: `Proxy driver ${name} references nonexistent driver ${ref}` });
+  };
+
+  const find = (ref: string, seen: ReadonlySet<string>): Draft | undefined => {
+    if (seen.has(ref) || ref === "") return undefined;
+    const trail = new Set([...seen, ref]);
+    let here: Draft = root;
+    for (const segment of ref.split(".")) {
+      const next = here.children.get(segment);
+      const target = next !== undefined && "ref" in next ? find(next.ref, trail) : next;
+      if (target === undefined) return undefined;
+      here = target;
+    }
+    return here;
+  };
+
+  const done = new Map<Draft, PlannedDriver>();
+  const build = (draft: Draft, above: ReadonlySet<Draft>): PlannedDriver => {
+    const known = done.get(draft);
+    if (known !== undefined) return known;
+    const children = new Map<string, PlannedDriver>();
+    const here = new Set([...above, draft]);
+    for (const [name, child] of draft.children) {
+      const target = "ref" in child ? find(child.ref, new Set()) : child;
+      if (target === undefined)
+        missing((child as { ref: string }).ref, name, (child as { at: ConfigProblem["path"] }).at);
+      else if (here.has(target)) {
+        const at = "ref" in child ? child.at : [];
+        problems.push({
+          path: at,
+          message: `ref of ${name} leads back to ${target.path || "the root"}, which contains it`,
+        });
+      } else children.set(name, build(target, here));
+    }
+    const planned: PlannedDriver = { ...draft, children };
+    done.set(draft, planned);
+    return planned;
+  };
+  return build(root, new Set());
+}
