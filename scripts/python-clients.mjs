@@ -1,0 +1,42 @@
+// Makes virtual environments with the real Python clients, one per release we promise to serve.
+// usage: node scripts/python-clients.mjs        prints one `VERSION DIRECTORY` line each
+// They are kept outside the repository: JMP_PYTHON_CLIENTS, else $XDG_CACHE_HOME/jumpstarter-agent.
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const clientVersions = ["0.9.0", "0.8.1", "0.7.4"];
+
+const drivers = ["power", "network", "composite", "opendal", "pyserial", "tftp", "http", "uboot", "flashers", "shell"];
+
+export function clientDirectory(version) {
+  const cache = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
+  return join(process.env.JMP_PYTHON_CLIENTS || join(cache, "jumpstarter-agent"), `py-${version}`);
+}
+
+/** Installs what is missing; a finished environment carries a stamp, so a broken-off one is made anew. */
+export function installClients(versions = clientVersions) {
+  for (const version of versions) {
+    const directory = clientDirectory(version);
+    const stamp = join(directory, "complete");
+    if (existsSync(stamp)) continue;
+    rmSync(directory, { recursive: true, force: true });
+    mkdirSync(join(directory, ".."), { recursive: true });
+    execFileSync("python3", ["-m", "venv", directory], { stdio: "inherit" });
+    const packages = [
+      `jumpstarter-cli==${version}`,
+      ...drivers.map((name) => `jumpstarter-driver-${name}==${version}`),
+    ];
+    execFileSync(join(directory, "bin/pip"), ["install", "--quiet", "--disable-pip-version-check", ...packages], {
+      stdio: "inherit",
+    });
+    writeFileSync(stamp, packages.join("\n") + "\n");
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  installClients();
+  for (const version of clientVersions) console.log(version, clientDirectory(version));
+}
