@@ -27,6 +27,10 @@ function lazy(load: () => Promise<{ default: unknown }>): Load {
 }
 
 const composite = lazy(() => import("../../boards/composite/driver.ts"));
+const mockPower = lazy(() => import("../../boards/power/driver.ts"));
+const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
+const unixNetwork = lazy(() => import("../../net/sockets/unix.ts"));
+const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
 
 /** The drivers that ship with the agent. */
 export const shippedDrivers: Catalog = createCatalog(
@@ -34,12 +38,20 @@ export const shippedDrivers: Catalog = createCatalog(
     // boards/composite
     ["jumpstarter_driver_composite.driver.Composite", composite],
     // boards/power
+    ["jumpstarter_driver_power.driver.MockPower", mockPower],
+    ["jumpstarter_driver_power.driver.SyncMockPower", mockPower],
+    ["jumpstarter.drivers.power.driver.MockPower", mockPower],
     // boards/serial
     // boards/storage
     // boards/shell
     // boards/uboot
     // boards/qemu
     // net/sockets
+    ["jumpstarter_driver_network.driver.TcpNetwork", tcpNetwork],
+    ["jumpstarter.drivers.network.driver.TcpNetwork", tcpNetwork],
+    ["jumpstarter_driver_network.driver.UnixNetwork", unixNetwork],
+    ["jumpstarter_driver_network.driver.EchoNetwork", echoNetwork],
+    ["jumpstarter.drivers.network.driver.EchoNetwork", echoNetwork],
     // net/tftp
     // net/http
     // bundles
