@@ -1,0 +1,327 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { DriverCallRequest } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
+import { freePort } from "../sim/agent.ts";
+import { clientProgram, run } from "../sim/python-client.ts";
+import { peerVersion, startExporter, type Exporter, type Side } from "./exporters.ts";
+import { openWire } from "./wire.ts";
+
+const MiB = 1 << 20;
+
+/** One number of one side; several rounds are reduced to their median. */
+export interface Sample {
+  readonly name: string;
+  readonly value: number;
+}
+
+/** How much is moved: the full size for the figures of the docs, the quick one to see that it works. */
+export interface Size {
+  readonly streamMiB: number;
+  readonly smallFrameMiB: number;
+  readonly flashMiB: number;
+  readonly calls: number;
+  readonly tftpMiB: number;
+}
+
+export const fullSize: Size = { streamMiB: 1024, smallFrameMiB: 64, flashMiB: 512, calls: 6000, tftpMiB: 16 };
+export const quickSize: Size = { streamMiB: 64, smallFrameMiB: 4, flashMiB: 32, calls: 500, tftpMiB: 1 };
+
+export type Measure = (side: Side, size: Size) => Promise<Sample[]>;
+
+const mockPower = { type: "jumpstarter_driver_power.driver.MockPower" };
+
+/** Twelve drivers of the common kinds. */
+function aDozen(directory: string): Record<string, unknown> {
+  const storage = { scheme: "fs", kwargs: { root: join(directory, "storage") } };
+  return {
+    power: mockPower,
+    power2: mockPower,
+    echo: { type: "jumpstarter_driver_network.driver.EchoNetwork" },
+    tcp: { type: "jumpstarter_driver_network.driver.TcpNetwork", config: { host: "127.0.0.1", port: 9 } },
+    udp: { type: "jumpstarter_driver_network.driver.UdpNetwork", config: { host: "127.0.0.1", port: 9 } },
+    serial: { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: "loop://" } },
+    serial2: { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: "loop://" } },
+    storage: { type: "jumpstarter_driver_opendal.driver.Opendal", config: storage },
+    flasher: { type: "jumpstarter_driver_opendal.driver.MockFlasher" },
+    mux: { type: "jumpstarter_driver_opendal.driver.MockStorageMux" },
+    shell: { type: "jumpstarter_driver_shell.driver.Shell", config: { methods: { ok: "true" } } },
+    uboot: {
+      type: "jumpstarter_driver_uboot.driver.UbootConsole",
+      children: { power: { ref: "power" }, serial: { ref: "serial" } },
+    },
+  };
+}
+
+async function withDirectory<T>(work: (directory: string) => Promise<T>): Promise<T> {
+  const directory = mkdtempSync(join(tmpdir(), "jmp-agent-bench-"));
+  try {
+    return await work(directory);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+async function withExporter<T>(
+  side: Side,
+  exported: Record<string, unknown>,
+  work: (exporter: Exporter) => Promise<T>,
+): Promise<T> {
+  const exporter = await startExporter(side, exported);
+  try {
+    return await work(exporter);
+  } finally {
+    await exporter.stop();
+  }
+}
+
+/** Spawn to first report, and the memory of an idle exporter 3 s later. */
+export const start: Measure = (side) =>
+  withDirectory((directory) =>
+    withExporter(side, aDozen(directory), async (exporter) => {
+      await sleep(3000);
+      return [
+        { name: "start to first GetReport, ms", value: exporter.startMs },
+        { name: "idle memory of all processes (PSS), MiB", value: exporter.pssMiB() },
+      ];
+    }),
+  );
+
+/** DriverCall by h2load, a C client: one after the other, then 32 at once on one connection. */
+export const calls: Measure = (side, size) =>
+  withDirectory((directory) =>
+    withExporter(side, { power: mockPower }, async (exporter) => {
+      const wire = await openWire(exporter.port);
+      const report = await wire?.report();
+      wire?.close();
+      const uuid = report?.reports.find((each) => each.labels["jumpstarter.dev/name"] === "power")?.uuid ?? "";
+      const message = Buffer.from(DriverCallRequest.encode({ uuid, method: "on", args: [] }).finish());
+      const prefix = Buffer.alloc(5);
+      prefix.writeUInt32BE(message.length, 1);
+      const body = join(directory, "body");
+      writeFileSync(body, Buffer.concat([prefix, message]));
+      const load = async (atOnce: number, count: number) => {
+        const log = join(directory, `log-${atOnce}-${count}`);
+        const words = ["-n", String(count), "-c", "1", "-m", String(atOnce), "-d", body, `--log-file=${log}`]
+          .concat(["-H", "content-type: application/grpc", "-H", "te: trailers"])
+          .concat([`http://127.0.0.1:${exporter.port}/jumpstarter.v1.ExporterService/DriverCall`]);
+        const before = exporter.cpuSeconds();
+        const began = performance.now();
+        const done = await run("h2load", words);
+        const seconds = (performance.now() - began) / 1000;
+        if (done.code !== 0 || !done.stdout.includes(`${count} succeeded`)) throw new Error(done.stdout + done.stderr);
+        // Each line of the log: start time, status, duration in microseconds.
+        const microseconds = readFileSync(log, "utf8")
+          .trim()
+          .split("\n")
+          .map((line) => Number(line.split("\t")[2]));
+        return { cpu: exporter.cpuSeconds() - before, seconds, microseconds: microseconds.sort((a, b) => a - b) };
+      };
+      await load(1, Math.ceil(size.calls / 10));
+      const one = await load(1, size.calls);
+      const many = await load(32, size.calls);
+      return [
+        { name: "unary call p50, ms", value: at(one.microseconds, 0.5) / 1000 },
+        { name: "unary call p99, ms", value: at(one.microseconds, 0.99) / 1000 },
+        { name: "CPU per unary call, ms", value: ((one.cpu + many.cpu) / (2 * size.calls)) * 1000 },
+        { name: "unary calls, 32 at once, 1/s", value: size.calls / many.seconds },
+      ];
+    }),
+  );
+
+function at(sorted: readonly number[], quantile: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * quantile))] ?? Number.NaN;
+}
+
+/** Byte streams through TcpNetwork to a sink and from a source, here and over 20 ms of round trip. */
+export const streams: Measure = async (side, size) => {
+  const samples: Sample[] = [];
+  for (const rttMs of [0, 20]) {
+    samples.push(...(await upload(side, size.streamMiB, 65536, rttMs)));
+    samples.push(...(await download(side, size.streamMiB, rttMs)));
+  }
+  samples.push(...(await upload(side, size.smallFrameMiB, 1024, 0)));
+  return samples;
+};
+
+async function upload(side: Side, mebibytes: number, frameBytes: number, rttMs: number): Promise<Sample[]> {
+  const total = mebibytes * MiB;
+  let received = 0;
+  let complete = () => {};
+  const all = new Promise<void>((resolve) => (complete = resolve));
+  const sink = createServer((socket) => {
+    socket.on("data", (chunk) => {
+      received += chunk.length;
+      if (received >= total) complete();
+    });
+  }).listen(0, "127.0.0.1");
+  await once(sink, "listening");
+  try {
+    return await withTcp(side, sink.address() as AddressInfo, rttMs, async (port, exporter) => {
+      const wire = await openWire(port);
+      const stream = await wire?.stream("tcp");
+      if (wire === undefined || stream === undefined) throw new Error("no stream");
+      stream.on("error", () => {}).resume();
+      const payload = Buffer.alloc(frameBytes, 0x5a);
+      const before = exporter.cpuSeconds();
+      const began = performance.now();
+      for (let sent = 0; sent < total; sent += frameBytes) {
+        if (!stream.write({ payload, frameType: 0 })) await once(stream, "drain");
+      }
+      await all;
+      const seconds = (performance.now() - began) / 1000;
+      const cpu = exporter.cpuSeconds() - before;
+      stream.cancel();
+      wire.close();
+      const what = `${frameBytes / 1024} KiB frames up${rttMs > 0 ? ` at ${rttMs} ms` : ""}`;
+      return [
+        { name: `${what}, MB/s`, value: total / 1e6 / seconds },
+        ...(rttMs > 0 ? [] : [{ name: `CPU per GiB, ${what}, s`, value: cpu / (mebibytes / 1024) }]),
+      ];
+    });
+  } finally {
+    sink.close();
+  }
+}
+
+async function download(side: Side, mebibytes: number, rttMs: number): Promise<Sample[]> {
+  const total = mebibytes * MiB;
+  const chunk = Buffer.alloc(MiB, 0xa5);
+  const source = createServer((socket) => {
+    const push = () => {
+      while (socket.write(chunk));
+    };
+    socket.on("drain", push).on("error", () => {});
+    push();
+  }).listen(0, "127.0.0.1");
+  await once(source, "listening");
+  try {
+    return await withTcp(side, source.address() as AddressInfo, rttMs, async (port, exporter) => {
+      const wire = await openWire(port);
+      const before = exporter.cpuSeconds();
+      const began = performance.now();
+      const stream = await wire?.stream("tcp");
+      if (wire === undefined || stream === undefined) throw new Error("no stream");
+      stream.on("error", () => {});
+      let received = 0;
+      await new Promise<void>((resolve) => {
+        stream.on("data", (frame: { payload: Buffer }) => {
+          received += frame.payload.length;
+          if (received >= total) resolve();
+        });
+      });
+      const seconds = (performance.now() - began) / 1000;
+      const cpu = exporter.cpuSeconds() - before;
+      stream.cancel();
+      wire.close();
+      const what = `64 KiB frames down${rttMs > 0 ? ` at ${rttMs} ms` : ""}`;
+      return [
+        { name: `${what}, MB/s`, value: total / 1e6 / seconds },
+        ...(rttMs > 0 ? [] : [{ name: `CPU per GiB, ${what}, s`, value: cpu / (mebibytes / 1024) }]),
+      ];
+    });
+  } finally {
+    source.close();
+  }
+}
+
+function withTcp<T>(
+  side: Side,
+  peer: AddressInfo,
+  rttMs: number,
+  work: (port: number, exporter: Exporter) => Promise<T>,
+): Promise<T> {
+  const config = { host: "127.0.0.1", port: peer.port };
+  const exported = { tcp: { type: "jumpstarter_driver_network.driver.TcpNetwork", config } };
+  return withExporter(side, exported, (exporter) => withDelay(exporter.port, rttMs, (port) => work(port, exporter)));
+}
+
+/** Puts a delaying proxy in front of a port, in a process of its own. */
+async function withDelay<T>(target: number, rttMs: number, work: (port: number) => Promise<T>): Promise<T> {
+  if (rttMs === 0) return work(target);
+  const port = await freePort();
+  const words = ["--import", "tsx", "test/bench/delay-proxy.ts", String(port), String(target), String(rttMs / 2)];
+  const proxy = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "inherit"] });
+  try {
+    await once(proxy.stdout, "data");
+    return await work(port);
+  } finally {
+    proxy.kill();
+  }
+}
+
+/** Flash and dump with the Python client, whose own speed bounds both sides alike. */
+export const flash: Measure = (side, size) =>
+  withDirectory((directory) =>
+    withExporter(side, { flasher: { type: "jumpstarter_driver_opendal.driver.MockFlasher" } }, async (exporter) => {
+      const timed = async (port: number, ...words: string[]) => {
+        const before = exporter.cpuSeconds();
+        const done = await run(clientProgram(peerVersion, "python"), ["test/bench/flash.py", directory, ...words], {
+          env: { JUMPSTARTER_HOST: `127.0.0.1:${port}`, JMP_GRPC_INSECURE: "1", JMP_DRIVERS_ALLOW: "UNSAFE" },
+          timeoutMs: 600_000,
+        });
+        if (done.code !== 0) throw new Error(done.stderr);
+        return { cpu: exporter.cpuSeconds() - before, seconds: Number(/^seconds (\S+)$/m.exec(done.stdout)?.[1]) };
+      };
+      const megabytes = (size.flashMiB * MiB) / 1e6;
+      const samples: Sample[] = [];
+      for (const encoding of ["raw", "gzip", "zstd"]) {
+        for (const direction of ["flash", "dump"]) {
+          const { cpu, seconds } = await timed(exporter.port, direction, encoding, String(size.flashMiB));
+          samples.push({ name: `${direction} ${encoding}, MB/s`, value: megabytes / seconds });
+          samples.push({ name: `CPU per GiB, ${direction} ${encoding}, s`, value: cpu / (size.flashMiB / 1024) });
+        }
+      }
+      await withDelay(exporter.port, 20, async (port) => {
+        for (const direction of ["flash", "dump"]) {
+          const { seconds } = await timed(port, direction, "raw", String(size.flashMiB));
+          samples.push({ name: `${direction} raw at 20 ms, MB/s`, value: megabytes / seconds });
+        }
+      });
+      return samples;
+    }),
+  );
+
+/** TFTP with curl, which knows blksize but no windows. */
+export const tftp: Measure = (side, size) =>
+  withDirectory(async (directory) => {
+    const port = await freePort();
+    const config = { root_dir: directory, host: "127.0.0.1", port };
+    const exported = { tftp: { type: "jumpstarter_driver_tftp.driver.Tftp", config } };
+    return withExporter(side, exported, async (exporter) => {
+      writeFileSync(join(directory, "file"), Buffer.alloc(size.tftpMiB * MiB, 0x42));
+      const client = { JUMPSTARTER_HOST: `127.0.0.1:${exporter.port}`, JMP_GRPC_INSECURE: "1" };
+      const j = (word: string) =>
+        run(clientProgram(peerVersion, "python"), ["test/bench/flash.py", directory, "tftp", word], {
+          env: { ...client, JMP_DRIVERS_ALLOW: "UNSAFE" },
+        });
+      const began = await j("start");
+      if (began.code !== 0) throw new Error(began.stderr);
+      const samples: Sample[] = [];
+      for (const blockBytes of [512, 1468]) {
+        const before = exporter.cpuSeconds();
+        const url = `tftp://127.0.0.1:${port}/file`;
+        const words = [
+          "-sS",
+          "--tftp-blksize",
+          String(blockBytes),
+          "-o",
+          "/dev/null",
+          "-w",
+          "%{speed_download} %{size_download}",
+          url,
+        ];
+        const done = await run("curl", words);
+        const [bytesPerSecond, bytes] = done.stdout.split(" ").map(Number);
+        if (bytes !== size.tftpMiB * MiB) throw new Error(`curl: ${done.stdout} ${done.stderr}`);
+        samples.push({ name: `TFTP, ${blockBytes} B blocks, MB/s`, value: Number(bytesPerSecond) / 1e6 });
+        const cpu = exporter.cpuSeconds() - before;
+        samples.push({ name: `CPU per 16 MiB, TFTP ${blockBytes} B, s`, value: (cpu / size.tftpMiB) * 16 });
+      }
+      return samples;
+    });
+  });
