@@ -1,0 +1,67 @@
+// The programs that tests and the demo use beside Node, and the Debian packages that hold them.
+import { spawnSync } from "node:child_process";
+import { accessSync, constants, existsSync } from "node:fs";
+import { delimiter, join } from "node:path";
+
+/** program or file -> Debian package */
+const packages = {
+  "qemu-system-aarch64": "qemu-system-arm",
+  "qemu-system-x86_64": "qemu-system-x86",
+  "/usr/lib/u-boot/qemu_arm64/u-boot.bin": "u-boot-qemu",
+  "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
+  "docker-registry": "docker-registry",
+  h2load: "nghttp2-client",
+  xz: "xz-utils",
+  bzip2: "bzip2",
+  zstd: "zstd",
+  tftp: "tftp-hpa",
+  atftp: "atftp",
+  curl: "curl",
+  socat: "socat",
+  ip: "iproute2",
+  nft: "nftables",
+  cpio: "cpio",
+  openssl: "openssl",
+  python3: "python3-venv",
+  mkfs: "e2fsprogs",
+};
+
+function present(program) {
+  if (program.startsWith("/")) return existsSync(program);
+  return [...(process.env.PATH ?? "").split(delimiter), "/usr/sbin", "/sbin"].some((directory) => {
+    try {
+      accessSync(join(directory, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Programs that are not on this machine. */
+export function missingPrograms(programs = Object.keys(packages)) {
+  return programs.filter((program) => !present(program));
+}
+
+/** The Debian packages of these programs. */
+export function debianPackages(programs) {
+  return [...new Set(programs.map((program) => packages[program] ?? program))];
+}
+
+/**
+ * Installs missing programs where this may be done (root on Debian); else prints the line that does it.
+ * @returns true when nothing is missing any more
+ */
+export function installPrograms(programs = Object.keys(packages)) {
+  const missing = missingPrograms(programs);
+  if (missing.length === 0) return true;
+  const words = ["install", "-y", "--no-install-recommends", ...debianPackages(missing)];
+  if (process.getuid?.() !== 0 || missingPrograms(["apt-get"]).length > 0) {
+    console.error(`missing: ${missing.join(", ")}. To have them:\n  sudo apt-get ${words.join(" ")}`);
+    return false;
+  }
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  spawnSync("apt-get", ["update", "-q"], { stdio: "inherit", env });
+  spawnSync("apt-get", words, { stdio: "inherit", env });
+  return missingPrograms(programs).length === 0;
+}

@@ -1,0 +1,64 @@
+// Runs test suites with Node's own runner and takes the counts from it.
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+/**
+ * @param {string} name a folder of test/, or a path to a file or folder
+ * @param {{ node?: string[], env?: Record<string, string> }} [options] node: the command that is Node
+ * @returns {{ passed: number, failed: number, skipped: number }}
+ */
+export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
+  const none = { passed: 0, failed: 0, skipped: 0 };
+  const files = testFiles(existsSync(name) ? name : join("test", name));
+  if (files.length === 0) {
+    console.error(`${name}: no such suite`);
+    return { ...none, failed: 1 };
+  }
+  const scratch = mkdtempSync(join(tmpdir(), "jmp-agent-test-"));
+  try {
+    const counts = join(scratch, "counts.json");
+    // Suites that drive whole boards or processes share ports and cores: their files run one after the other.
+    const serial = /unit|fuzz/.test(name) ? [] : ["--test-concurrency=1"];
+    const [command, ...words] = node;
+    const runner = spawnSync(
+      command,
+      [...words, "--import", "tsx", "--test", ...serial]
+        .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
+        .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
+        .concat(files),
+      { stdio: "inherit", env: { ...process.env, ...env } },
+    );
+    const counted = existsSync(counts) ? JSON.parse(readFileSync(counts, "utf8") || "{}") : {};
+    const failed = (counted.fail ?? 0) + (counted.cancelled ?? 0);
+    return {
+      passed: counted.pass ?? 0,
+      // A runner that dies without counting a failure is a failure of its own.
+      failed: runner.status !== 0 && failed === 0 ? 1 : failed,
+      skipped: (counted.skipped ?? 0) + (counted.todo ?? 0),
+    };
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Adds up what suites counted. */
+export function sumUp(results) {
+  const sum = (key) => results.reduce((total, result) => total + result[key], 0);
+  return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped") };
+}
+
+/** The closing line, in the form that tools read. */
+export function closingLine({ passed, failed, skipped }) {
+  return `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`;
+}
+
+function testFiles(path) {
+  if (!existsSync(path)) return [];
+  if (statSync(path).isFile()) return [path];
+  return readdirSync(path, { recursive: true })
+    .filter((file) => file.endsWith(".test.ts"))
+    .sort()
+    .map((file) => join(path, file));
+}
