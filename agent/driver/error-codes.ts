@@ -31,6 +31,7 @@ export const errorCodes = {
     category: "failed",
     meaning: "a driver answered with a value its interface does not allow (a bug in the driver)",
   },
+  E_DIGEST: { category: "failed", meaning: "content is not what its digest and size promise; it was thrown away" },
   E_CONFIG: { category: "invalid", meaning: "the exporter configuration is wrong; file, line and column are named" },
   E_USAGE: { category: "invalid", meaning: "wrong words on the command line" },
   E_UNAUTHENTICATED: { category: "unauthenticated", meaning: "the passphrase is missing or wrong" },
