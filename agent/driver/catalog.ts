@@ -29,7 +29,9 @@ function lazy(load: () => Promise<{ default: unknown }>): Load {
 const composite = lazy(() => import("../../boards/composite/driver.ts"));
 const mockPower = lazy(() => import("../../boards/power/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
+const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
 const unixNetwork = lazy(() => import("../../net/sockets/unix.ts"));
+const websocketNetwork = lazy(() => import("../../net/sockets/websocket.ts"));
 const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
 
 /** The drivers that ship with the agent. */
@@ -49,7 +51,9 @@ export const shippedDrivers: Catalog = createCatalog(
     // net/sockets
     ["jumpstarter_driver_network.driver.TcpNetwork", tcpNetwork],
     ["jumpstarter.drivers.network.driver.TcpNetwork", tcpNetwork],
+    ["jumpstarter_driver_network.driver.UdpNetwork", udpNetwork],
     ["jumpstarter_driver_network.driver.UnixNetwork", unixNetwork],
+    ["jumpstarter_driver_network.driver.WebsocketNetwork", websocketNetwork],
     ["jumpstarter_driver_network.driver.EchoNetwork", echoNetwork],
     ["jumpstarter.drivers.network.driver.EchoNetwork", echoNetwork],
     // net/tftp
