@@ -32,4 +32,6 @@ export function isDriverEntry(entry: Entry): entry is DriverEntry {
 export interface ConfigProblem {
   readonly path: readonly (string | number)[];
   readonly message: string;
+  /** It is about the last key of the path itself, not about its value. */
+  readonly aboutKey?: boolean;
 }

@@ -1,9 +1,11 @@
 import { randomUUID } from "node:crypto";
 import * as z from "zod";
 import type { Catalog } from "./catalog.ts";
+import { closest } from "./closest.ts";
 import type { AnyDriver } from "./driver.ts";
 import { isDriverEntry, isProxyEntry, type ConfigProblem, type DriverEntry, type Entry } from "./entry.ts";
 import { severities, type Severity } from "./log.ts";
+import { problemsOf } from "./problems.ts";
 
 export const compositeType = "jumpstarter_driver_composite.driver.Composite";
 const proxyType = "jumpstarter_driver_composite.driver.Proxy";
@@ -84,21 +86,19 @@ async function draftDriver(
   }
   const driver = await catalog.load(type);
   if (driver === undefined) {
-    problems.push({
-      path: [...at, "type"],
-      message: type.includes(".")
-        ? `Driver '${type}' is not installed. Please check exporter configuration.`
-        : `${type} doesn't look like a class path`,
-    });
+    const meant = closest(type, catalog.types());
+    const what = type.includes(".")
+      ? `Driver '${type}' is not installed. Please check exporter configuration.`
+      : `${type} doesn't look like a class path`;
+    problems.push({ path: [...at, "type"], message: meant === undefined ? what : `${what} Did you mean ${meant}?` });
     return undefined;
   }
   const { log_level, uuid, labels, ...own } = given.config ?? {};
   const common = commonConfig.safeParse({ log_level, uuid, labels });
   const config = driver.config.safeParse(own);
+  const known = driver.config instanceof z.ZodObject ? Object.keys(driver.config.shape) : [];
   for (const parsed of [common, config]) {
-    for (const issue of parsed.error?.issues ?? []) {
-      problems.push({ path: [...fields, ...(issue.path as (string | number)[])], message: issue.message });
-    }
+    if (!parsed.success) problems.push(...problemsOf(parsed.error, fields, known));
   }
   const configured = given.children ?? {};
   const added =
