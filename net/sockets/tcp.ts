@@ -2,7 +2,7 @@ import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { formatAddress, requireAddressEnabled } from "./address.ts";
-import { dial } from "./dial.ts";
+import { dial } from "../../agent/stream/dial.ts";
 import { addressedNetwork } from "./interface.ts";
 
 /** How long one address of a host may take before the next is tried; Node's 250 ms would give up on slow links. */

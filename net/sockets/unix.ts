@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
-import { dial } from "./dial.ts";
+import { dial } from "../../agent/stream/dial.ts";
 import { network } from "./interface.ts";
 
 export default defineDriver({

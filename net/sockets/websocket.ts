@@ -5,7 +5,7 @@ import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { maskCredentials, requireAddressEnabled } from "./address.ts";
-import { connectTimeoutMs } from "./dial.ts";
+import { connectTimeoutMs } from "../../agent/stream/dial.ts";
 import { addressedNetwork } from "./interface.ts";
 
 /** A peer that leaves a ping unanswered until the next one is due has gone. */

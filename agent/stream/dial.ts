@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { connect, type Socket, type TcpNetConnectOpts, type IpcNetConnectOpts } from "node:net";
-import { AgentError } from "../../agent/driver/errors.ts";
+import { AgentError } from "../driver/errors.ts";
 
 /** Longest wait for a connection; TCP alone would try for two minutes. */
 export const connectTimeoutMs = 30_000;
