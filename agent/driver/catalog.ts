@@ -28,6 +28,13 @@ function lazy(load: () => Promise<{ default: unknown }>): Load {
 
 const composite = lazy(() => import("../../boards/composite/driver.ts"));
 const mockPower = lazy(() => import("../../boards/power/driver.ts"));
+const virtualBoard = lazy(() => import("../../boards/qemu/driver.ts"));
+const virtualBoardPower = lazy(() => import("../../boards/qemu/power.ts"));
+const virtualBoardSerial = lazy(() => import("../../boards/qemu/serial.ts"));
+const opendal = lazy(() => import("../../boards/storage/driver.ts"));
+const mockFlasher = lazy(() => import("../../boards/storage/mock-flasher.ts"));
+const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
+const mockMuxFlasher = lazy(() => import("../../boards/storage/mock-mux-flasher.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
 const unixNetwork = lazy(() => import("../../net/sockets/unix.ts"));
@@ -45,9 +52,17 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter.drivers.power.driver.MockPower", mockPower],
     // boards/serial
     // boards/storage
+    ["jumpstarter_driver_opendal.driver.Opendal", opendal],
+    ["jumpstarter_driver_opendal.driver.MockFlasher", mockFlasher],
+    ["jumpstarter_driver_opendal.driver.MockStorageMux", mockMux],
+    ["jumpstarter.drivers.storage.driver.MockStorageMux", mockMux],
+    ["jumpstarter_driver_opendal.driver.MockStorageMuxFlasher", mockMuxFlasher],
     // boards/shell
     // boards/uboot
     // boards/qemu
+    ["jumpstarter_agent.VirtualBoard", virtualBoard],
+    ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
+    ["jumpstarter_agent.VirtualBoardSerial", virtualBoardSerial],
     // net/sockets
     ["jumpstarter_driver_network.driver.TcpNetwork", tcpNetwork],
     ["jumpstarter.drivers.network.driver.TcpNetwork", tcpNetwork],

@@ -1,0 +1,13 @@
+import * as z from "zod";
+import type { OpenContext } from "../../agent/driver/driver.ts";
+import { virtualBoardConfig } from "./command.ts";
+import { assertInstalled, VirtualMachine } from "./machine.ts";
+
+/** Config of the drivers that a VirtualBoard brings along: its own, and which board they belong to. */
+export const partConfig = virtualBoardConfig.extend({ board: z.string() });
+
+/** The machine that the parts of one board share. @throws DeviceOffline if QEMU is not installed. */
+export function virtualMachineOf({ config, shared, log }: OpenContext<z.output<typeof partConfig>>): VirtualMachine {
+  assertInstalled(config);
+  return shared(`virtual-board:${config.board}`, () => new VirtualMachine(config, log));
+}
