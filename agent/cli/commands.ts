@@ -1,0 +1,22 @@
+import type { Command } from "./command.ts";
+
+interface Listed {
+  readonly summary: string;
+  load(): Promise<Command>;
+}
+
+/** Every command: one file, one line. */
+export const commands: Readonly<Record<string, Listed>> = {
+  run: {
+    summary: "Serve the drivers of an exporter configuration",
+    load: async () => (await import("./run.ts")).run,
+  },
+  check: {
+    summary: "Check exporter configurations without touching hardware",
+    load: async () => (await import("./check.ts")).check,
+  },
+  drivers: {
+    summary: "List the drivers, or describe one",
+    load: async () => (await import("./drivers.ts")).drivers,
+  },
+};

@@ -1,0 +1,101 @@
+import { readFileSync } from "node:fs";
+import pino from "pino";
+import type { LogBus, LogRecord, Severity } from "../driver/log.ts";
+
+export interface ProcessLogOptions {
+  /** Least severe level that is written: debug, info, warning, error or critical. */
+  readonly level?: string | undefined;
+  readonly format?: string | undefined;
+  readonly exporter: string;
+}
+
+/** Standard output, for the lines of one exporter. */
+export interface ProcessLog {
+  /** Writes what is still in memory, however slow the reader is. */
+  close(): void;
+}
+
+/** A reader that stands still may cost this much memory; after that lines are lost, not the agent. */
+const maxBufferedBytes = 4 * 1024 * 1024;
+
+const levels: Record<Severity, { name: string; value: number }> = {
+  DEBUG: { name: "debug", value: 20 },
+  INFO: { name: "info", value: 30 },
+  WARNING: { name: "warning", value: 40 },
+  ERROR: { name: "error", value: 50 },
+  CRITICAL: { name: "critical", value: 60 },
+};
+
+/** Copies every record of the bus to standard output: JSON lines, or text where a person reads along. */
+export async function startProcessLog(logs: LogBus, options: ProcessLogOptions): Promise<ProcessLog> {
+  const text = options.format === "text" || (options.format !== "json" && process.stdout.isTTY);
+  const destination = pino.destination({ fd: 1, sync: text, maxLength: maxBufferedBytes });
+  // A log reader that has gone away (EPIPE) does not end the exporter.
+  destination.on("error", () => {});
+  const namespace = text ? undefined : clusterNamespace();
+  const writer = pino(
+    {
+      level: options.level ?? "info",
+      customLevels: Object.fromEntries(Object.values(levels).map(({ name, value }) => [name, value])),
+      useOnlyCustomLevels: true,
+      base: {
+        component: "exporter",
+        ...(namespace === undefined ? {} : { namespace }),
+        exporter: options.exporter,
+      },
+      timestamp: false,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    text ? await pretty(destination) : destination,
+  );
+  const unsubscribe = logs.subscribe((record) => {
+    writer[levels[record.severity].name as "info"](contextOf(record), record.message);
+  });
+  return {
+    close() {
+      unsubscribe();
+      try {
+        destination.flushSync();
+      } catch {
+        // The reader has gone, and with it who would want the lines.
+      }
+    },
+  };
+}
+
+function contextOf(record: LogRecord): Record<string, unknown> {
+  const { operation, driverType, fields } = record;
+  return {
+    ts: record.time.toISOString(),
+    logger: record.logger,
+    ...(operation === undefined ? {} : { operation }),
+    ...(driverType === undefined ? {} : { driver_type: driverType }),
+    ...fields,
+  };
+}
+
+async function pretty(destination: pino.DestinationStream): Promise<pino.DestinationStream> {
+  const { default: build } = await import("pino-pretty");
+  return build({
+    destination,
+    colorize: process.stdout.isTTY && !process.env["NO_COLOR"],
+    customLevels: Object.fromEntries(Object.values(levels).map(({ name, value }) => [name, value])),
+    useOnlyCustomProps: true,
+    timestampKey: "ts",
+    translateTime: "SYS:HH:MM:ss.l",
+    ignore: "component,exporter,driver_type",
+    messageFormat: "{logger}: {msg}",
+    singleLine: true,
+  });
+}
+
+/** The Kubernetes namespace the process runs in, if it runs in one. */
+function clusterNamespace(): string | undefined {
+  const given = process.env["NAMESPACE"] || process.env["POD_NAMESPACE"];
+  if (given) return given;
+  try {
+    return readFileSync("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "utf8").trim() || undefined;
+  } catch {
+    return undefined;
+  }
+}
