@@ -21,6 +21,7 @@ export const errorCodes = {
     category: "failed",
     meaning: "the resource handle is unknown, already used, or its stream has gone",
   },
+  E_ENCODING: { category: "failed", meaning: "compressed data is damaged, cut off, or not in the encoding it claims" },
   E_UNSUPPORTED: { category: "unsupported", meaning: "the hardware or this driver cannot do it" },
   E_NOT_READY: { category: "precondition", meaning: "the exporter is not in a state that allows driver calls" },
   E_LIMIT: { category: "exhausted", meaning: "a configured limit is reached" },

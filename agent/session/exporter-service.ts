@@ -1,0 +1,219 @@
+import { randomUUID } from "node:crypto";
+import { Empty } from "../../proto/gen/google/protobuf/empty.ts";
+import {
+  DriverCallRequest,
+  DriverCallResponse,
+  EndSessionRequest,
+  EndSessionResponse,
+  GetReportResponse,
+  GetStatusRequest,
+  GetStatusResponse,
+  LogStreamResponse,
+  ResetRequest,
+  ResetResponse,
+  StreamingDriverCallRequest,
+  StreamingDriverCallResponse,
+} from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
+import { AgentError, toAgentError, type ErrorCategory } from "../driver/errors.ts";
+import { invokeStreaming, invokeUnary } from "../driver/invoke.ts";
+import type { LiveDriver } from "../driver/tree.ts";
+import { fromWire, toWire } from "../stream/value.ts";
+import type { Exporter } from "./exporter.ts";
+import type { Limit } from "./limit.ts";
+import { report } from "./report.ts";
+import type { RpcMethod, StreamingRpc, UnaryRpc } from "./rpc-server.ts";
+import { exporterStates, type Caller } from "./status.ts";
+
+/** What the methods of a session know of it. */
+export interface Session {
+  readonly exporter: Exporter;
+  /** Who uses this listener. */
+  readonly caller: Caller;
+  /** Calls that may run at once. */
+  readonly calls: Limit;
+  /** Byte streams that may be open at once. */
+  readonly streams: Limit;
+}
+
+const servicePath = "/jumpstarter.v1.ExporterService";
+
+/** jumpstarter.v1.ExporterService, by path. */
+export function exporterService(session: Session): Map<string, RpcMethod> {
+  const { exporter } = session;
+
+  const getReport: UnaryRpc<Empty, GetReportResponse> = {
+    kind: "unary",
+    ...codec(Empty, GetReportResponse),
+    handle: () => report(exporter),
+  };
+
+  const getStatus: UnaryRpc<GetStatusRequest, GetStatusResponse> = {
+    kind: "unary",
+    ...codec(GetStatusRequest, GetStatusResponse),
+    handle: () => {
+      const { state, previous, message, version } = exporter.status;
+      return {
+        status: exporterStates[state],
+        message,
+        statusVersion: BigInt(version),
+        previousStatus: previous === undefined ? undefined : exporterStates[previous],
+      };
+    },
+  };
+
+  const driverCall: UnaryRpc<DriverCallRequest, DriverCallResponse> = {
+    kind: "unary",
+    ...codec(DriverCallRequest, DriverCallResponse),
+    handle: async (request, rpc) => {
+      const driver = admit(session, request.uuid);
+      const release = session.calls.enter();
+      const { call, done } = exporter.beginCall(driver, rpc.signal);
+      const args = request.args.map(fromWire);
+      try {
+        const result = await logged(driver, request.method, async () =>
+          toWire(await invokeUnary(driver, request.method, args, call)),
+        );
+        return { uuid: randomUUID(), result };
+      } finally {
+        done();
+        discardUnused(exporter, args);
+        release();
+      }
+    },
+  };
+
+  const streamingDriverCall: StreamingRpc<StreamingDriverCallRequest, StreamingDriverCallResponse> = {
+    kind: "streaming",
+    ...codec(StreamingDriverCallRequest, StreamingDriverCallResponse),
+    handle: async function* (request, rpc) {
+      const driver = admit(session, request.uuid);
+      const release = session.calls.enter();
+      const { call, done } = exporter.beginCall(driver, rpc.signal);
+      const args = request.args.map(fromWire);
+      const operation = beginOperation(driver, request.method);
+      try {
+        for await (const item of invokeStreaming(driver, request.method, args, call)) {
+          yield { uuid: randomUUID(), result: toWire(item) };
+        }
+        operation.completed();
+      } catch (error) {
+        operation.failed(error);
+        throw error;
+      } finally {
+        done();
+        discardUnused(exporter, args);
+        release();
+      }
+    },
+  };
+
+  const logStream: StreamingRpc<Empty, LogStreamResponse> = {
+    kind: "streaming",
+    ...codec(Empty, LogStreamResponse),
+    handle: (_request, rpc) => exporter.logRing.read(rpc.signal),
+  };
+
+  const endSession: UnaryRpc<EndSessionRequest, EndSessionResponse> = {
+    kind: "unary",
+    ...codec(EndSessionRequest, EndSessionResponse),
+    // In direct mode there is no lease to end, and the next client must find the exporter ready.
+    handle: () => ({ success: true, message: "Session ended, the exporter stays ready" }),
+  };
+
+  const reset: UnaryRpc<ResetRequest, ResetResponse> = {
+    kind: "unary",
+    ...codec(ResetRequest, ResetResponse),
+    handle: () => {
+      throw new AgentError("E_UNSUPPORTED", "Method not implemented!");
+    },
+  };
+
+  return new Map<string, RpcMethod>([
+    [`${servicePath}/GetReport`, getReport],
+    [`${servicePath}/GetStatus`, getStatus],
+    [`${servicePath}/DriverCall`, driverCall],
+    [`${servicePath}/StreamingDriverCall`, streamingDriverCall],
+    [`${servicePath}/LogStream`, logStream],
+    [`${servicePath}/EndSession`, endSession],
+    [`${servicePath}/Reset`, reset],
+  ]);
+}
+
+interface Message<T> {
+  decode(bytes: Uint8Array): T;
+  encode(message: T): { finish(): Uint8Array };
+}
+
+function codec<Request, Response>(request: Message<Request>, response: Message<Response>) {
+  return {
+    decode: (bytes: Buffer) => request.decode(bytes),
+    encode: (message: Response) => response.encode(message).finish(),
+  };
+}
+
+/** Finds the driver of a call, if the caller may call it now. */
+export function admit(session: Session, uuid: string): LiveDriver {
+  session.exporter.status.admit(session.caller);
+  const canonical = canonicalUuid(uuid);
+  const driver = session.exporter.tree.byUuid(canonical);
+  // Not NOT_FOUND: clients take that for a missing method. The text is the Python exporter's.
+  if (driver === undefined) {
+    throw new AgentError("E_NO_DRIVER", `Unexpected <class 'KeyError'>: UUID('${canonical}')`);
+  }
+  return driver;
+}
+
+/** Any spelling that Python's UUID takes: upper case, braces, `urn:uuid:`, without dashes. */
+function canonicalUuid(text: string): string {
+  const hex = text
+    .replaceAll("urn:", "")
+    .replaceAll("uuid:", "")
+    .replace(/^[{}]+|[{}]+$/g, "")
+    .replaceAll("-", "")
+    .toLowerCase();
+  if (!/^[0-9a-f]{32}$/.test(hex)) {
+    throw new AgentError("E_NO_DRIVER", "Unexpected <class 'ValueError'>: badly formed hexadecimal UUID string");
+  }
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+}
+
+/** A handle is given to one call. If that call did not open it, its client would wait for the end for ever. */
+function discardUnused(exporter: Exporter, args: readonly unknown[]): void {
+  for (const arg of args) {
+    if (typeof arg !== "object" || arg === null || !("kind" in arg) || arg.kind !== "client_stream") continue;
+    if ("uuid" in arg && typeof arg.uuid === "string") exporter.resources.discard(arg.uuid);
+  }
+}
+
+async function logged<T>(driver: LiveDriver, method: string, run: () => Promise<T>): Promise<T> {
+  const operation = beginOperation(driver, method);
+  try {
+    const result = await run();
+    operation.completed();
+    return result;
+  } catch (error) {
+    operation.failed(error);
+    throw error;
+  }
+}
+
+/** The words telemetry knows for why a call failed. */
+const errorTypes: Partial<Record<ErrorCategory, string>> = {
+  "no-such-method": "not_implemented",
+  unsupported: "not_implemented",
+  invalid: "validation_error",
+  timeout: "timeout",
+  unavailable: "connection_error",
+  io: "device_error",
+};
+
+function beginOperation(driver: LiveDriver, operation: string) {
+  driver.log.info("Operation started", { operation });
+  return {
+    completed: () => driver.log.info("Operation completed", { operation, result: "success" }),
+    failed: (error: unknown) => {
+      const errorType = errorTypes[toAgentError(error).category] ?? "internal_error";
+      driver.log.warn("Operation failed", { operation, result: "failure", error_type: errorType });
+    },
+  };
+}

@@ -1,0 +1,107 @@
+import { randomUUID } from "node:crypto";
+import { shippedDrivers, type Catalog } from "../driver/catalog.ts";
+import type { Entry } from "../driver/entry.ts";
+import { AgentError } from "../driver/errors.ts";
+import type { Calls, Interface } from "../driver/interface.ts";
+import { LogBus } from "../driver/log.ts";
+import { planTree } from "../driver/plan.ts";
+import { callsOn, DriverTree, type LiveDriver } from "../driver/tree.ts";
+import { ResourceTable, type ResourceOptions } from "../stream/resources.ts";
+import { CallScope } from "./call-scope.ts";
+import { LogRing } from "./log-stream.ts";
+import { SessionStatus } from "./status.ts";
+
+export interface ExporterOptions {
+  readonly name: string;
+  readonly description?: string | undefined;
+  readonly motd?: string | undefined;
+  readonly export: Readonly<Record<string, Entry>>;
+  readonly logs?: LogBus | undefined;
+  /** Where driver types are looked up; the shipped ones unless given. */
+  readonly catalog?: Catalog | undefined;
+  /** False if somebody will set the status later, when the lease's hooks have run. */
+  readonly ready?: boolean | undefined;
+  readonly resources?: ResourceOptions | undefined;
+}
+
+/** One identity with its tree of drivers, and what all its sessions share. */
+export interface Exporter {
+  readonly name: string;
+  readonly uuid: string;
+  motd: string;
+  readonly logs: LogBus;
+  readonly tree: DriverTree;
+  readonly status: SessionStatus;
+  readonly resources: ResourceTable;
+  readonly logRing: LogRing;
+  /** Typed calls on the driver with this dotted path (empty: the root). @throws AgentError E_CONFIG */
+  calls<I extends Interface>(path: string, wanted: I, options?: { signal?: AbortSignal }): Calls<I>;
+  /** Begins a method call on a driver; `done` closes what it left open. */
+  beginCall(driver: LiveDriver, signal: AbortSignal): { readonly call: CallScope; readonly done: () => void };
+  /** Closes all drivers. Sessions must be closed before. Idempotent. */
+  close(): Promise<void>;
+}
+
+/**
+ * Plans and opens a tree of drivers.
+ * @throws AgentError E_CONFIG with every problem of the configuration, or the first driver's that cannot open.
+ */
+export async function createExporter(options: ExporterOptions): Promise<Exporter> {
+  const logs = options.logs ?? new LogBus();
+  const planned = await planTree({ children: options.export }, options.catalog ?? shippedDrivers, {
+    at: ["export"],
+    description: options.description,
+  });
+  if ("problems" in planned) {
+    const text = planned.problems.map(({ path, message }) => `${path.join(".")}: ${message}`).join("\n");
+    throw new AgentError("E_CONFIG", text);
+  }
+  const logRing = new LogRing(logs);
+  const resources = new ResourceTable(options.resources);
+  const beginCall: Exporter["beginCall"] = (driver, signal) => {
+    const call = new CallScope(resources, driver.log, signal);
+    return { call, done: () => call.done() };
+  };
+  const tree = new DriverTree(planned.root, {
+    logs,
+    beginCall,
+    lend: (_driver, source) => resources.lend(source, null),
+  });
+  const status = new SessionStatus();
+  status.set("AVAILABLE", "");
+  const close = async () => {
+    await tree.close();
+    resources.close();
+    logRing.close();
+  };
+  try {
+    await tree.open();
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  if (options.ready ?? true) status.set("LEASE_READY", "Ready for commands");
+  return {
+    name: options.name,
+    uuid: randomUUID(),
+    motd: options.motd ?? "",
+    logs,
+    tree,
+    status,
+    resources,
+    logRing,
+    beginCall,
+    calls: (path, wanted, callOptions) => callsOn(find(tree, path), tree, wanted, callOptions),
+    close,
+  };
+}
+
+function find(tree: DriverTree, path: string): LiveDriver {
+  let here = tree.root;
+  for (const name of path === "" ? [] : path.split(".")) {
+    const next = here.children.get(name);
+    if (next === undefined) throw new AgentError("E_CONFIG", `there is no driver ${path}`);
+    here = next;
+  }
+  return here;
+}

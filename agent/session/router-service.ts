@@ -1,0 +1,79 @@
+import * as z from "zod";
+import { AgentError, describeZodError } from "../driver/errors.ts";
+import { invokeStream } from "../driver/invoke.ts";
+import { supportsEncoding } from "../stream/codecs.ts";
+import { admit, type Session } from "./exporter-service.ts";
+import { streamOfRpc } from "./frame-carrier.ts";
+import { joinStreams } from "./join-streams.ts";
+import type { BidiCall, RpcMethod } from "./rpc-server.ts";
+import { contentEncodings } from "../driver/resource.ts";
+
+const streamRequest = z.discriminatedUnion("kind", [
+  z.object({ kind: z.literal("driver"), uuid: z.string(), method: z.string().default("connect") }),
+  z.object({
+    kind: z.literal("resource"),
+    uuid: z.string(),
+    x_jmp_content_encoding: z.string().nullish().default(null),
+  }),
+]);
+
+/** jumpstarter.v1.RouterService as a session serves it: streams of drivers, and resources lent to calls. */
+export function routerService(session: Session): Map<string, RpcMethod> {
+  const handle = async (call: BidiCall) => {
+    const request = parseRequest(call.headers["request"]);
+    const release = session.streams.enter();
+    try {
+      if (request.kind === "driver") await serveDriver(session, call, request.uuid, request.method);
+      else await serveResource(session, call, request.uuid, request.x_jmp_content_encoding);
+    } finally {
+      release();
+    }
+  };
+  return new Map<string, RpcMethod>([["/jumpstarter.v1.RouterService/Stream", { kind: "bidi", handle }]]);
+}
+
+function parseRequest(header: string | string[] | undefined): z.output<typeof streamRequest> {
+  if (typeof header !== "string") throw new AgentError("E_FAILED", "metadata `request` is missing");
+  let json: unknown;
+  try {
+    json = JSON.parse(header);
+  } catch (error) {
+    throw new AgentError("E_FAILED", "metadata `request` is not JSON", { cause: error });
+  }
+  const parsed = streamRequest.safeParse(json);
+  if (parsed.success) return parsed.data;
+  throw new AgentError("E_FAILED", `metadata \`request\` is not valid: ${describeZodError(parsed.error)}`);
+}
+
+async function serveDriver(session: Session, rpc: BidiCall, uuid: string, method: string): Promise<void> {
+  const driver = admit(session, uuid);
+  const { call, done } = session.exporter.beginCall(driver, rpc.signal);
+  try {
+    const opened = await invokeStream(driver, method, call);
+    opened.on("error", () => {});
+    if (rpc.signal.aborted) {
+      opened.destroy();
+      return;
+    }
+    rpc.sendMetadata({});
+    const client = streamOfRpc(rpc.stream, { bytes: !opened.readableObjectMode });
+    await joinStreams(client, opened);
+  } finally {
+    done();
+  }
+}
+
+async function serveResource(session: Session, rpc: BidiCall, uuid: string, requested: string | null): Promise<void> {
+  admit(session, uuid);
+  // Asked for an encoding we lack, we say so by leaving out the key, and the client converts by itself.
+  const encoding = contentEncodings.find((known) => known === requested && supportsEncoding(known)) ?? null;
+  const stream = streamOfRpc(rpc.stream, { bytes: true });
+  const ended = new Promise<void>((resolve) => stream.once("close", resolve));
+  const handle = session.exporter.resources.lend(stream, encoding);
+  rpc.sendMetadata({
+    resource: JSON.stringify(handle),
+    ...(requested !== null && encoding === null ? {} : { x_jmp_accept_encoding: encoding ?? "" }),
+  });
+  await ended;
+  if (stream.errored) throw stream.errored;
+}

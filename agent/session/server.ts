@@ -1,0 +1,120 @@
+import { createHash, timingSafeEqual } from "node:crypto";
+import { chmod, unlink } from "node:fs/promises";
+import type { IncomingHttpHeaders } from "node:http2";
+import { createConnection, type ListenOptions } from "node:net";
+import { AgentError, isSystemError, toAgentError } from "../driver/errors.ts";
+import type { Exporter } from "./exporter.ts";
+import { exporterService, type Session } from "./exporter-service.ts";
+import { Limit } from "./limit.ts";
+import { routerService } from "./router-service.ts";
+import { RpcServer } from "./rpc-server.ts";
+import type { Caller } from "./status.ts";
+
+export interface SessionLimits {
+  /** Driver calls that run at once. */
+  readonly calls?: number;
+  /** Byte streams and lent resources that are open at once. */
+  readonly streams?: number;
+}
+
+interface CommonOptions {
+  /** `hook` for the private socket of lease hooks, which may call drivers while a hook runs. */
+  readonly caller?: Caller;
+  readonly limits?: SessionLimits;
+}
+
+export interface UnixListener extends CommonOptions {
+  /** Path of the socket; only its owner may connect. */
+  readonly unix: string;
+}
+
+export interface TcpListener extends CommonOptions {
+  readonly host: string;
+  /** 0 for any free one. */
+  readonly port: number;
+  /** PEM texts; plaintext without. */
+  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined;
+  /** Demanded from every RPC. */
+  readonly passphrase?: string | undefined;
+}
+
+/** A session that is being served. */
+export interface Served {
+  /** What a client takes as host: the socket's path or `host:port`. */
+  readonly address: string;
+  readonly port?: number;
+  /** Stops listening; calls that run may finish within the grace, then they are cancelled. */
+  close(graceMs?: number): Promise<void>;
+}
+
+/** Serves an exporter's session. @throws AgentError E_IO if the address cannot be had. */
+export async function serve(exporter: Exporter, listener: UnixListener | TcpListener): Promise<Served> {
+  const session: Session = {
+    exporter,
+    caller: listener.caller ?? "client",
+    calls: new Limit(listener.limits?.calls ?? 256, "driver calls"),
+    streams: new Limit(listener.limits?.streams ?? 512, "byte streams"),
+  };
+  const passphrase = "unix" in listener ? undefined : listener.passphrase;
+  const server = new RpcServer(new Map([...exporterService(session), ...routerService(session)]), {
+    tls: "unix" in listener ? undefined : listener.tls,
+    admit: passphrase === undefined ? () => {} : demandPassphrase(passphrase, exporter),
+  });
+  const close = (graceMs = 1_000) => server.close(graceMs);
+  if ("unix" in listener) {
+    await listen(server, { path: listener.unix });
+    await chmod(listener.unix, 0o600);
+    return { address: listener.unix, close };
+  }
+  await listen(server, { host: listener.host, port: listener.port });
+  const bound = server.http2.address();
+  const port = bound !== null && typeof bound === "object" ? bound.port : listener.port;
+  const host = listener.host.includes(":") && !listener.host.startsWith("[") ? `[${listener.host}]` : listener.host;
+  return { address: `${host}:${port}`, port, close };
+}
+
+async function listen(server: RpcServer, where: ListenOptions): Promise<void> {
+  const once = () =>
+    new Promise<void>((resolve, reject) => {
+      server.http2.once("error", reject);
+      server.http2.listen(where, () => {
+        server.http2.off("error", reject);
+        resolve();
+      });
+    });
+  try {
+    await once();
+  } catch (error) {
+    const { path } = where;
+    const inUse = isSystemError(error) && error.code === "EADDRINUSE";
+    if (path === undefined || !inUse || (await answers(path))) throw toAgentError(error);
+    await unlink(path);
+    await once();
+  }
+}
+
+/** True if somebody listens on this socket: then it is not a leftover of a process that died. */
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = createConnection({ path });
+    probe.once("connect", () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once("error", () => resolve(false));
+  });
+}
+
+const digest = (text: string) => createHash("sha256").update(text).digest();
+
+function demandPassphrase(passphrase: string, exporter: Exporter) {
+  const wanted = digest(passphrase);
+  const log = exporter.logs.logger({ source: "system", logger: "session" });
+  return (path: string, headers: IncomingHttpHeaders) => {
+    const given = headers["x-jumpstarter-passphrase"];
+    // Digests have one length, so the comparison tells nothing about the passphrase's.
+    if (typeof given === "string" && timingSafeEqual(digest(given), wanted)) return;
+    log.warn(`authentication failed: invalid or missing passphrase for method ${path}`);
+    throw new AgentError("E_UNAUTHENTICATED", "invalid or missing passphrase");
+  };
+}

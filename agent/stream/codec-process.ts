@@ -1,0 +1,61 @@
+import { spawn, type ChildProcessByStdio } from "node:child_process";
+import { Duplex, type Readable, type Writable } from "node:stream";
+import { AgentError, isSystemError } from "../driver/errors.ts";
+
+const longestComplaint = 2_000;
+
+/** A program that turns its input into its output, as a Duplex. It is killed when the Duplex is destroyed. */
+export class CodecProcess extends Duplex {
+  readonly #child: ChildProcessByStdio<Writable, Readable, Readable>;
+  readonly #closed: Promise<void>;
+  #complaint = "";
+
+  constructor(program: string, args: readonly string[]) {
+    super({ highWaterMark: 1024 * 1024 });
+    const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, LC_ALL: "C" } });
+    this.#child = child;
+    this.#closed = new Promise((resolve) => child.once("close", resolve));
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      this.#complaint = (this.#complaint + text).slice(0, longestComplaint);
+    });
+    child.stdout.on("data", (chunk: Buffer) => {
+      if (!this.push(chunk)) child.stdout.pause();
+    });
+    // A program that stops reading says why by its exit status; the broken pipe is only the consequence.
+    child.stdin.on("error", () => {});
+    child.once("error", (error) => {
+      const missing = isSystemError(error) && error.code === "ENOENT";
+      this.destroy(missing ? new AgentError("E_UNSUPPORTED", `the program ${program} is not installed`) : error);
+    });
+    child.once("close", (code, signal) => {
+      if (this.destroyed) return;
+      if (code === 0) this.push(null);
+      else {
+        const why = this.#complaint.trim() || `ended by ${signal ?? `exit status ${code}`}`;
+        this.destroy(new AgentError("E_ENCODING", why.startsWith(`${program}:`) ? why : `${program}: ${why}`));
+      }
+    });
+  }
+
+  override _read(): void {
+    this.#child.stdout.resume();
+  }
+
+  override _write(chunk: Buffer, _encoding: string, done: (error?: Error | null) => void): void {
+    const { stdin } = this.#child;
+    if (stdin.destroyed || stdin.writableEnded) done();
+    else stdin.write(chunk, () => done());
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#child.stdin.end(() => done());
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#child.kill("SIGKILL");
+    this.#child.stdin.destroy();
+    this.#child.stdout.resume();
+    if (this.#child.pid === undefined) done(error);
+    else void this.#closed.then(() => done(error));
+  }
+}

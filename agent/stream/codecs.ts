@@ -1,0 +1,98 @@
+import { accessSync, constants } from "node:fs";
+import { delimiter, join } from "node:path";
+import type { Duplex, Readable, Writable } from "node:stream";
+import zlib from "node:zlib";
+import { AgentError, toAgentError } from "../driver/errors.ts";
+import type { ContentEncoding } from "../driver/resource.ts";
+import { CodecProcess } from "./codec-process.ts";
+
+/** Fewer, larger pieces: each costs a trip through the thread pool. */
+const chunkSize = 1024 * 1024;
+
+/** Programs that do what Node's zlib does not; as child processes they also leave the event loop alone. */
+const programs = { xz: "xz", bz2: "bzip2", zstd: "zstd" } as const;
+
+type MakeCodec = (options: { chunkSize: number }) => Duplex;
+
+/** Node has zstd from 22.15 on; its types here are those of 20. */
+const nodeZstd = zlib as unknown as { createZstdDecompress?: MakeCodec; createZstdCompress?: MakeCodec };
+
+/** True if this machine can decode and encode it: a missing program makes an encoding unsupported. */
+export function supportsEncoding(encoding: ContentEncoding): boolean {
+  return (
+    encoding === "gzip" ||
+    (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined) ||
+    isInstalled(programs[encoding])
+  );
+}
+
+function isInstalled(program: string): boolean {
+  return (process.env["PATH"] ?? "").split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/**
+ * Plain bytes of an encoded stream. Fails with E_ENCODING if they are damaged, cut off, or none at all; the stream
+ * itself is left alone then. Destroying the result stops its program.
+ */
+export function decoded(from: Readable, encoding: ContentEncoding | null): Readable {
+  if (encoding === null) return from;
+  const decoder = createDecoder(encoding);
+  let empty = true;
+  from.once("data", () => (empty = false));
+  from.once("end", () => {
+    if (empty) decoder.destroy(new AgentError("E_ENCODING", `${encoding} data expected, but there is none`));
+  });
+  from.once("error", (error) => decoder.destroy(error));
+  from.once("close", () => {
+    if (!from.readableEnded && !decoder.destroyed) {
+      decoder.destroy(new AgentError("E_CONNECTION", "the stream broke before its end"));
+    }
+  });
+  decoder.once("close", () => from.unpipe(decoder));
+  return from.pipe(decoder);
+}
+
+/** Takes plain bytes and writes them encoded to a stream, which it ends when it is ended. */
+export function encoded(to: Writable, encoding: ContentEncoding | null): Writable {
+  if (encoding === null) return to;
+  const encoder = createEncoder(encoding);
+  encoder.once("error", (error) => to.destroy(error));
+  to.once("close", () => {
+    if (!encoder.destroyed && !to.writableFinished) {
+      encoder.destroy(to.errored ?? new AgentError("E_CONNECTION", "the stream broke before its end"));
+    }
+  });
+  encoder.pipe(to);
+  return encoder;
+}
+
+function createDecoder(encoding: ContentEncoding): Duplex {
+  if (encoding === "gzip") return named(zlib.createUnzip({ chunkSize }), encoding);
+  if (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined)
+    return named(nodeZstd.createZstdDecompress({ chunkSize }), encoding);
+  return new CodecProcess(programs[encoding], ["-d", "-c"]);
+}
+
+function createEncoder(encoding: ContentEncoding): Duplex {
+  if (encoding === "gzip") return zlib.createGzip({ chunkSize });
+  if (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined)
+    return nodeZstd.createZstdCompress({ chunkSize });
+  return new CodecProcess(programs[encoding], ["-c"]);
+}
+
+/** zlib's own errors ("incorrect header check") do not say what was being read. */
+function named(decoder: Duplex, encoding: ContentEncoding): Duplex {
+  const destroy = decoder._destroy.bind(decoder);
+  decoder._destroy = (error, done) => {
+    if (error === null || error instanceof AgentError) destroy(error, done);
+    else destroy(new AgentError("E_ENCODING", `${encoding}: ${toAgentError(error).message}`, { cause: error }), done);
+  };
+  return decoder;
+}
