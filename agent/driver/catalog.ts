@@ -35,11 +35,14 @@ const opendal = lazy(() => import("../../boards/storage/driver.ts"));
 const mockFlasher = lazy(() => import("../../boards/storage/mock-flasher.ts"));
 const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
 const mockMuxFlasher = lazy(() => import("../../boards/storage/mock-mux-flasher.ts"));
+const pySerial = lazy(() => import("../../boards/serial/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
 const unixNetwork = lazy(() => import("../../net/sockets/unix.ts"));
 const websocketNetwork = lazy(() => import("../../net/sockets/websocket.ts"));
 const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
+const tftp = lazy(() => import("../../net/tftp/driver.ts"));
+const httpServer = lazy(() => import("../../net/http/driver.ts"));
 
 /** The drivers that ship with the agent. */
 export const shippedDrivers: Catalog = createCatalog(
@@ -51,6 +54,7 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_power.driver.SyncMockPower", mockPower],
     ["jumpstarter.drivers.power.driver.MockPower", mockPower],
     // boards/serial
+    ["jumpstarter_driver_pyserial.driver.PySerial", pySerial],
     // boards/storage
     ["jumpstarter_driver_opendal.driver.Opendal", opendal],
     ["jumpstarter_driver_opendal.driver.MockFlasher", mockFlasher],
@@ -72,7 +76,10 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_network.driver.EchoNetwork", echoNetwork],
     ["jumpstarter.drivers.network.driver.EchoNetwork", echoNetwork],
     // net/tftp
+    ["jumpstarter_driver_tftp.driver.Tftp", tftp],
+    ["jumpstarter_driver_tftp.driver.TftpServer", tftp],
     // net/http
+    ["jumpstarter_driver_http.driver.HttpServer", httpServer],
     // bundles
   ]),
 );

@@ -1,0 +1,135 @@
+import * as z from "zod";
+import type { Entry } from "../agent/driver/entry.ts";
+import { AgentError, toAgentError } from "../agent/driver/errors.ts";
+import type { Logger } from "../agent/driver/log.ts";
+import { hostPort, isWildcard, ownAddress } from "./addresses.ts";
+
+/** What the TFTP and the HTTP driver have in common: their config, their `storage`, and how they are switched. */
+
+export const hostConfig = z
+  .union([z.string(), z.array(z.string()).min(1)])
+  .nullish()
+  .transform((host) => (typeof host === "string" ? [host] : (host ?? [])).filter((one) => one !== ""))
+  .describe("address, or list of addresses, to listen on and to tell to boards; empty: the host's own address");
+
+export const advertiseConfig = z
+  .string()
+  .min(1)
+  .nullish()
+  .describe("address to tell to boards instead of the first one that is listened on");
+
+export function portConfig(standard: number) {
+  return z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(65_535)
+    .default(standard)
+    .describe("port to listen on; 0: one that is free");
+}
+
+/** The child that every boot server brings along: clients put their files there. */
+export function storageChild(config: { root_dir: string; remove_created_on_close: boolean }): Record<string, Entry> {
+  return {
+    storage: {
+      type: "jumpstarter_driver_opendal.driver.Opendal",
+      config: {
+        scheme: "fs",
+        kwargs: { root: config.root_dir },
+        remove_created_on_close: config.remove_created_on_close,
+      },
+    },
+  };
+}
+
+/** A server that listens. `stop` frees the port before it returns. */
+export interface Listening {
+  readonly port: number;
+  stop(): void;
+}
+
+export interface BootServerOptions<S extends Listening> {
+  /** For messages: `TFTP` or `HTTP`. */
+  readonly name: string;
+  readonly hosts: readonly string[];
+  readonly advertise: string | null | undefined;
+  readonly log: Logger;
+  readonly listen: (hosts: readonly string[]) => Promise<S>;
+}
+
+/** At most one running server, however starts and stops overlap. */
+export class BootServer<S extends Listening> {
+  readonly #options: BootServerOptions<S>;
+  #running: S | undefined;
+  #starting: Promise<void> | undefined;
+  /** Counts stops: a start that was overtaken by one ends what it began. */
+  #stops = 0;
+  #own: Promise<string | undefined> | undefined;
+
+  constructor(options: BootServerOptions<S>) {
+    this.#options = options;
+  }
+
+  /** The port that is bound; undefined while the server is stopped. */
+  get port(): number | undefined {
+    return this.#running?.port;
+  }
+
+  /** Resolves when the port is bound; at once when it already is. @throws AgentError E_IO */
+  async start(): Promise<void> {
+    const { name, log } = this.#options;
+    if (this.#running !== undefined) return log.warn(`${name} server is already running`);
+    this.#starting ??= this.#start().finally(() => (this.#starting = undefined));
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
+    const { name, hosts, listen, log } = this.#options;
+    const stopsBefore = this.#stops;
+    // The address may have changed since it was asked for the last time.
+    this.#own = undefined;
+    let server: S;
+    try {
+      server = await listen(hosts.length > 0 ? hosts : [(await this.#ownAddress()) ?? "0.0.0.0"]);
+    } catch (thrown) {
+      const error = toAgentError(thrown);
+      throw new AgentError(error.code, `Failed to start ${name} server: ${error.message}`, {
+        cause: error,
+        hint: error.hint,
+      });
+    }
+    if (this.#stops !== stopsBefore) {
+      server.stop();
+      throw new AgentError("E_CANCELLED", `${name} server was stopped while it started`);
+    }
+    this.#running = server;
+    log.info(`${name} server started on ${hostPort(await this.host(), server.port)}`);
+  }
+
+  /** Frees the port before it returns. @returns whether there was anything to stop. */
+  stop(): boolean {
+    this.#stops += 1;
+    const server = this.#running;
+    this.#running = undefined;
+    server?.stop();
+    if (server !== undefined) this.#options.log.info(`${this.#options.name} server stopped`);
+    return server !== undefined || this.#starting !== undefined;
+  }
+
+  /** The address that boards are told. */
+  async host(): Promise<string> {
+    const { advertise, hosts } = this.#options;
+    if (advertise) return advertise;
+    const [first] = hosts;
+    if (first !== undefined && !isWildcard(first)) return first;
+    return (await this.#ownAddress()) ?? first ?? "0.0.0.0";
+  }
+
+  #ownAddress(): Promise<string | undefined> {
+    this.#own ??= ownAddress().then((address) => {
+      if (address === undefined) this.#options.log.warn("no address of this host found, using 0.0.0.0");
+      return address;
+    });
+    return this.#own;
+  }
+}

@@ -1,0 +1,64 @@
+import { mkdir } from "node:fs/promises";
+import * as z from "zod";
+import { defineDriver } from "../../agent/driver/driver.ts";
+import { advertiseConfig, BootServer, hostConfig, portConfig, storageChild } from "../boot-server.ts";
+import { tftp } from "./interface.ts";
+import { TftpServer } from "./server.ts";
+
+export default defineDriver({
+  types: ["jumpstarter_driver_tftp.driver.Tftp", "jumpstarter_driver_tftp.driver.TftpServer"],
+  summary: "Serves boot files over TFTP, read-only.",
+  implements: tftp,
+  config: z.strictObject({
+    root_dir: z.string().min(1).default("/var/lib/tftpboot").describe("folder that is served; made if missing"),
+    host: hostConfig,
+    port: portConfig(69),
+    remove_created_on_close: z.boolean().default(true).describe("delete what clients put there when the session ends"),
+    advertise: advertiseConfig,
+    window_limit: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(1024)
+      .default(16)
+      .describe("largest RFC 7440 window; U-Boot's virtio-net hangs at 32 and more"),
+    max_transfers: z.coerce.number().int().min(1).max(1024).default(128).describe("transfers at the same time"),
+    max_transfers_per_client: z.coerce.number().int().min(1).max(1024).default(64).describe("of these, of one address"),
+  }),
+  children: ({ config }) => storageChild(config),
+
+  async open({ config, log }) {
+    await mkdir(config.root_dir, { recursive: true });
+    const server = new BootServer({
+      name: "TFTP",
+      hosts: config.host,
+      advertise: config.advertise,
+      log,
+      listen: (hosts) =>
+        TftpServer.start({
+          root: config.root_dir,
+          hosts,
+          port: config.port,
+          log,
+          limits: {
+            windowSize: config.window_limit,
+            transfers: config.max_transfers,
+            transfersPerPeer: config.max_transfers_per_client,
+          },
+        }),
+    });
+    const stop = () => void server.stop();
+    return {
+      methods: {
+        start: () => server.start(),
+        stop: () => {
+          if (!server.stop()) log.warn("stop called - TFTP server is not running");
+        },
+        get_host: () => server.host(),
+        get_port: () => server.port ?? config.port,
+      },
+      release: stop,
+      close: stop,
+    };
+  },
+});

@@ -1,0 +1,236 @@
+import { performance } from "node:perf_hooks";
+import type { BlockQueue } from "./blocks.ts";
+import { buildError, errorCode, opcode } from "./protocol.ts";
+import { RoundTrip } from "./rtt.ts";
+
+/** How a transfer ended. */
+export type Outcome =
+  | { readonly kind: "complete" }
+  | { readonly kind: "refused"; readonly code: number; readonly message: string }
+  | { readonly kind: "failed"; readonly reason: string };
+
+export interface TransferOptions {
+  readonly blocks: BlockQueue;
+  readonly windowSize: number;
+  /** The OACK to begin with; without one, DATA 1 is the beginning. */
+  readonly oack: Uint8Array | undefined;
+  readonly send: (packet: Uint8Array) => void;
+  /** Called once. */
+  readonly onEnd: (outcome: Outcome) => void;
+  /** The client made no progress for so long. */
+  readonly silenceMs: number;
+  /** Longest life of a transfer, however busy. */
+  readonly totalMs: number;
+}
+
+type Phase = "offering" | "sending" | "ended";
+
+/** From then on a peer that is not heard of may have forgotten the transfer. */
+const quietAfterMs = 1_000;
+
+/**
+ * One file on its way to one client: offers the OACK, then sends windows of DATA until the last block is
+ * acknowledged (RFC 1350, 7440; a window of 1 is plain TFTP).
+ *
+ * The retransmission timer is our own. U-Boot asks for `timeout=5`, repeats its ACK only every 5 s and gives up after
+ * ten timeouts in all, so a server that obeys loses the race once per lost packet, and ten of them cost the file.
+ *
+ * Duplicates of an ACK are never answered at window 1 (Sorcerer's Apprentice, RFC 1123 4.2.3.1). In a larger window
+ * the same ACK may tell of a lost first block; see {@link Transfer.receive}.
+ */
+export class Transfer {
+  readonly #options: TransferOptions;
+  readonly #roundTrip = new RoundTrip();
+  readonly #startedMs = performance.now();
+  #phase: Phase;
+  /** Highest acknowledged block; blocks are counted from 1 without wrapping. */
+  #acknowledged = 0;
+  /** Highest block sent of the current window. */
+  #sent = 0;
+  /** When the first packet of the current window was sent. */
+  #windowSentMs = 0;
+  /** The current window (or the OACK) was sent more than once, so its ACK measures nothing. */
+  #repeated = false;
+  /** Blocks up to this one were repeated by the timer, so each may be acknowledged twice. */
+  #echoOf = -1;
+  /** A duplicate ACK has restarted the window after this block. */
+  #restartedAfter = -1;
+  #progressMs = this.#startedMs;
+  #deadlineMs = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #timerFiresMs = Infinity;
+  #answered = false;
+  /** DATA packets that were sent again. */
+  repeats = 0;
+
+  constructor(options: TransferOptions) {
+    this.#options = options;
+    this.#phase = options.oack === undefined ? "sending" : "offering";
+  }
+
+  /** Sends the first packet. */
+  start(): void {
+    this.#options.blocks.readAhead();
+    this.#sendWindow();
+  }
+
+  /** True until the client has answered for the first time. */
+  get unanswered(): boolean {
+    return !this.#answered;
+  }
+
+  /** True if the client may have gone: nothing was heard for a while, or only the last ACK is missing. */
+  get quiet(): boolean {
+    return this.#sent === this.#options.blocks.last || performance.now() - this.#progressMs > quietAfterMs;
+  }
+
+  /** Sends the first packet again, because the client repeated its request. */
+  repeatFirst(): void {
+    if (this.#phase === "ended") return;
+    this.#repeated = true;
+    this.#sent = this.#acknowledged;
+    this.#sendWindow();
+  }
+
+  /** Takes a packet of the client. Anything but ACK and ERROR is ignored: noise must not end a transfer. */
+  receive(packet: Uint8Array): void {
+    if (this.#phase === "ended" || packet.length < 4 || packet[0] !== 0) return;
+    const number = ((packet[2] ?? 0) << 8) | (packet[3] ?? 0);
+    if (packet[1] === opcode.ack) this.#onAck(number);
+    else if (packet[1] === opcode.error) {
+      const text = new TextDecoder().decode(packet.subarray(4)).split("\0")[0] ?? "";
+      this.#end({ kind: "refused", code: number, message: text });
+    }
+  }
+
+  /** The queue has new packets, or cannot have them. */
+  ready(failure?: unknown): void {
+    if (this.#phase === "ended") return;
+    if (failure !== undefined) {
+      const reason = failure instanceof Error ? failure.message : "read error";
+      this.abort("Read error on the server", reason);
+    } else if (this.#phase === "sending") this.#sendWindow();
+  }
+
+  /** Ends the transfer and tells the client why. */
+  abort(message: string, reason = message): void {
+    if (this.#phase === "ended") return;
+    this.#options.send(buildError(errorCode.undefined, message));
+    this.#end({ kind: "failed", reason });
+  }
+
+  /** Ends the transfer without a word. */
+  drop(): void {
+    if (this.#phase !== "ended") this.#close();
+  }
+
+  #onAck(number: number): void {
+    const now = performance.now();
+    if (this.#phase === "offering") {
+      if (number !== 0) return;
+      this.#phase = "sending";
+      this.#progress(now);
+      this.#sendWindow();
+      return;
+    }
+    const ahead = (number - this.#acknowledged) & 0xffff;
+    const outstanding = this.#sent - this.#acknowledged;
+    if (ahead === 0) return this.#onDuplicateAck(now);
+    // Neither a number that was not sent yet nor an old one says anything about this window.
+    if (ahead > outstanding) return;
+    this.#acknowledged += ahead;
+    this.#progress(now);
+    const { blocks } = this.#options;
+    blocks.acknowledge(this.#acknowledged);
+    if (this.#acknowledged === blocks.last) return this.#end({ kind: "complete" });
+    // Below the window's end, the rest is sent again: the client has dropped it (RFC 7440 section 4).
+    this.repeats += outstanding - ahead;
+    this.#sent = this.#acknowledged;
+    this.#repeated = ahead < outstanding;
+    this.#sendWindow();
+  }
+
+  /**
+   * The ACK before this window, once more. With a window of 1 it is an echo. In a larger window it is the only way in
+   * which a client can tell that the first block is lost, so it restarts the window: once, not if the last window was
+   * repeated by the timer (then each copy is acknowledged), and not if it came sooner than any answer can.
+   */
+  #onDuplicateAck(now: number): void {
+    if (this.#options.windowSize === 1 || this.#sent === this.#acknowledged) return;
+    if (this.#restartedAfter === this.#acknowledged || this.#echoOf === this.#acknowledged) return;
+    if (now - this.#windowSentMs < this.#roundTrip.shortestMs) return;
+    this.#restartedAfter = this.#acknowledged;
+    this.#repeatWindow();
+  }
+
+  #progress(now: number): void {
+    this.#answered = true;
+    if (!this.#repeated) this.#roundTrip.sample(now - this.#windowSentMs);
+    this.#roundTrip.heard();
+    this.#repeated = false;
+    this.#progressMs = now;
+  }
+
+  #repeatWindow(): void {
+    this.repeats += this.#sent - this.#acknowledged;
+    this.#repeated = true;
+    this.#sent = this.#acknowledged;
+    this.#sendWindow();
+  }
+
+  /** Sends what the window still allows and the queue has; the rest follows when the queue is ready. */
+  #sendWindow(): void {
+    const { blocks, windowSize, oack, send } = this.#options;
+    const isFirst = this.#sent === this.#acknowledged;
+    if (this.#phase === "offering" && oack !== undefined) send(oack);
+    else {
+      const end = Math.min(this.#acknowledged + windowSize, blocks.last ?? Infinity);
+      const before = this.#sent;
+      while (this.#sent < end) {
+        const packet = blocks.packet(this.#sent + 1);
+        if (packet === undefined) break;
+        this.#sent += 1;
+        send(packet);
+      }
+      if (this.#sent === before) return;
+    }
+    const now = performance.now();
+    if (isFirst) this.#windowSentMs = now;
+    this.#deadlineMs = now + this.#roundTrip.timeoutMs;
+    if (this.#timerFiresMs > this.#deadlineMs) this.#wake(now);
+  }
+
+  #wake(now: number): void {
+    clearTimeout(this.#timer);
+    this.#timerFiresMs = this.#deadlineMs;
+    this.#timer = setTimeout(this.#onTimer, this.#deadlineMs - now);
+  }
+
+  /** The timer lags behind the deadline, which moves with every window: that is cheaper than moving the timer. */
+  readonly #onTimer = (): void => {
+    this.#timerFiresMs = Infinity;
+    const now = performance.now();
+    if (now - this.#startedMs > this.#options.totalMs) return this.abort("The transfer took too long");
+    const waiting = this.#phase === "offering" || this.#sent > this.#acknowledged;
+    if (waiting && now < this.#deadlineMs) {
+      this.#wake(now);
+    } else if (waiting && now - this.#progressMs > this.#options.silenceMs) {
+      this.abort("No answer", `no answer for ${Math.round((now - this.#progressMs) / 1000)} s`);
+    } else if (waiting) {
+      this.#roundTrip.lost();
+      this.#echoOf = this.#sent;
+      this.#repeatWindow();
+    }
+  };
+
+  #end(outcome: Outcome): void {
+    this.#close();
+    this.#options.onEnd(outcome);
+  }
+
+  #close(): void {
+    this.#phase = "ended";
+    clearTimeout(this.#timer);
+    this.#options.blocks.close();
+  }
+}
