@@ -15,7 +15,7 @@ export async function joinStreams(client: Duplex, device: Duplex): Promise<void>
         if (toClientOver && toDeviceOver) resolve();
       };
       const toClientEnds = (then: () => void) => {
-        if (client.destroyed || client.writableEnded) then();
+        if (client.destroyed || client.writableFinished) then();
         else client.end(then);
       };
       copy(client, device);
