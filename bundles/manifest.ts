@@ -5,7 +5,11 @@ import { baseName, confinedPath } from "./paths.ts";
 const bundlePath = z.string().transform((path, context) => {
   const confined = confinedPath(path);
   if (confined !== undefined) return confined;
-  context.issues.push({ code: "custom", input: path, message: `${JSON.stringify(path)} is not a path inside the bundle` });
+  context.issues.push({
+    code: "custom",
+    input: path,
+    message: `${JSON.stringify(path)} is not a path inside the bundle`,
+  });
   return z.NEVER;
 });
 

@@ -9,7 +9,7 @@ const longestNameBytes = 255;
  */
 export function confinedPath(path: string): string | undefined {
   // eslint-disable-next-line no-control-regex
-  if (path.startsWith("/") || /[\u0000-\u001f\u007f\\]/.test(path) || !path.isWellFormed()) return undefined;
+  if (path.startsWith("/") || /[\u0000-\u001f\u007f\\]|\p{Surrogate}/u.test(path)) return undefined;
   const names = path.split("/").filter((name) => name !== "" && name !== ".");
   if (names.length === 0 || names.includes("..")) return undefined;
   return names.every((name) => encoder.encode(name).length <= longestNameBytes) ? names.join("/") : undefined;

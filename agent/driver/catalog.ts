@@ -43,6 +43,10 @@ const websocketNetwork = lazy(() => import("../../net/sockets/websocket.ts"));
 const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
 const tftp = lazy(() => import("../../net/tftp/driver.ts"));
 const httpServer = lazy(() => import("../../net/http/driver.ts"));
+const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
+const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
+const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
+const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
 
 /** The drivers that ship with the agent. */
 export const shippedDrivers: Catalog = createCatalog(
@@ -63,6 +67,7 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_opendal.driver.MockStorageMuxFlasher", mockMuxFlasher],
     // boards/shell
     // boards/uboot
+    ["jumpstarter_driver_uboot.driver.UbootConsole", ubootConsole],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
@@ -81,5 +86,8 @@ export const shippedDrivers: Catalog = createCatalog(
     // net/http
     ["jumpstarter_driver_http.driver.HttpServer", httpServer],
     // bundles
+    ["jumpstarter_driver_flashers.driver.BaseFlasher", baseFlasher],
+    ["jumpstarter_driver_flashers.driver.TIJ784S4Flasher", tiFlasher],
+    ["jumpstarter_driver_flashers.driver.RCarS4Flasher", rcarFlasher],
   ]),
 );

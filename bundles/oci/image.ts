@@ -78,7 +78,10 @@ export function readManifest(raw: RawManifest, name: string): { image: ImageMani
   }
   if (manifestTypes.has(mediaType)) return { image: check(imageManifest, document, name) };
   if (indexTypes.has(mediaType)) return { index: check(imageIndex, document, name) };
-  throw new AgentError("E_INVALID", `the manifest of ${name} has media type ${JSON.stringify(mediaType.slice(0, 100))}`);
+  throw new AgentError(
+    "E_INVALID",
+    `the manifest of ${name} has media type ${JSON.stringify(mediaType.slice(0, 100))}`,
+  );
 }
 
 function check<S extends z.ZodType>(schema: S, document: unknown, name: string): z.output<S> {
@@ -126,7 +129,10 @@ export function planLayers(image: ImageManifest, name: string, mostBytes: number
     const title = annotations?.[titleAnnotation] ?? digest.replace(":", "-");
     const path = confinedPath(title);
     if (path === undefined) {
-      throw new AgentError("E_INVALID", `${name} has a layer titled ${JSON.stringify(title.slice(0, 200))}, which is no path inside the bundle`);
+      throw new AgentError(
+        "E_INVALID",
+        `${name} has a layer titled ${JSON.stringify(title.slice(0, 200))}, which is no path inside the bundle`,
+      );
     }
     if (archiveTypes.has(mediaType)) {
       return { kind: "archive", path: path.slice(0, Math.max(0, path.lastIndexOf("/"))), digest, size };

@@ -40,7 +40,8 @@ const longestReference = 1024;
  * @throws AgentError E_INVALID
  */
 export function parseReference(text: string): Reference {
-  if (text.length > longestReference) throw invalid(`${text.slice(0, 60)}…`, `longer than ${longestReference} characters`);
+  if (text.length > longestReference)
+    throw invalid(`${text.slice(0, 60)}…`, `longer than ${longestReference} characters`);
   if (text.startsWith("file:")) return { kind: "file", directory: directoryOf(text, text.slice("file:".length)) };
   const { rest, digest } = splitDigest(text);
   if (rest.startsWith("oci-layout:")) {
@@ -55,7 +56,8 @@ export function parseReference(text: string): Reference {
   const { name, tag } = splitTag(isHost ? rest.slice(slash + 1) : rest);
   const repository = host === "docker.io" && !name.includes("/") ? `library/${name}` : name;
   if (!hostPattern.test(host)) throw invalid(text, "the registry's host is malformed");
-  if (!repositoryPattern.test(repository)) throw invalid(text, "the repository is malformed (lower case letters, digits, . _ - /)");
+  if (!repositoryPattern.test(repository))
+    throw invalid(text, "the repository is malformed (lower case letters, digits, . _ - /)");
   if (tag !== undefined && !tagPattern.test(tag)) throw invalid(text, "the tag is malformed");
   return { kind: "registry", host, repository, tag: tag ?? "latest", digest };
 }

@@ -1,0 +1,65 @@
+import { readFile, realpath, stat } from "node:fs/promises";
+import { join, sep } from "node:path";
+import { AgentError, isSystemError } from "../agent/driver/errors.ts";
+import type { BundleCache } from "./cache.ts";
+import { findCredential } from "./oci/credentials.ts";
+import type { Digest } from "./oci/digest.ts";
+import { layoutSource } from "./oci/layout.ts";
+import { formatReference, type Reference, type RegistryReference } from "./oci/reference.ts";
+import { openRegistry } from "./oci/registry.ts";
+
+/** The files of a flasher bundle, on this host's disk. */
+export interface Bundle {
+  /** Complete reference it was opened by. */
+  readonly reference: string;
+  /** Undefined for a plain directory. */
+  readonly digest: Digest | undefined;
+  readonly directory: string;
+}
+
+export interface BundleAccess {
+  /** Asked only for what is not a plain directory. */
+  readonly cache: () => Promise<BundleCache>;
+  /** Registries (`host:port`) that are spoken to without TLS. */
+  readonly plainHttp: readonly string[];
+  /** File with certificate authorities that registries may use. */
+  readonly registryCa: string | undefined;
+  /** The registry that OCI_USERNAME and OCI_PASSWORD are meant for. */
+  readonly environmentCredentialsFor: string | undefined;
+}
+
+/** Makes the files of a bundle available. @throws AgentError as {@link BundleCache.get} */
+export async function openBundle(reference: Reference, access: BundleAccess): Promise<Bundle> {
+  const name = formatReference(reference);
+  if (reference.kind === "file") return { reference: name, digest: undefined, directory: reference.directory };
+  const { digest } = reference;
+  const open = async () =>
+    reference.kind === "oci-layout" ? layoutSource(reference) : await openSource(reference, access);
+  const cache = await access.cache();
+  return { reference: name, ...(await cache.get({ name, digest, open })) };
+}
+
+async function openSource(reference: RegistryReference, access: BundleAccess) {
+  const { host, repository } = reference;
+  const { plainHttp, registryCa } = access;
+  return await openRegistry(reference, {
+    plainHttp: new Set(plainHttp),
+    ca: registryCa === undefined ? undefined : await readFile(registryCa, "utf8"),
+    credential: await findCredential(host, repository, { useEnvironment: access.environmentCredentialsFor === host }),
+  });
+}
+
+/**
+ * Absolute path of a file of a bundle. Links may be followed, but not out of the bundle.
+ * @param path a confined path, as the manifest's are
+ * @throws AgentError E_INVALID if there is no such file
+ */
+export async function fileOf(bundle: Bundle, path: string): Promise<string> {
+  try {
+    const [root, file] = await Promise.all([realpath(bundle.directory), realpath(join(bundle.directory, path))]);
+    if (file.startsWith(root + sep) && (await stat(file)).isFile()) return file;
+  } catch (error) {
+    if (!isSystemError(error) || !["ENOENT", "ENOTDIR", "ELOOP"].includes(error.code)) throw error;
+  }
+  throw new AgentError("E_INVALID", `the bundle ${bundle.reference} has no file ${path}`);
+}

@@ -1,0 +1,157 @@
+import { Readable } from "node:stream";
+import * as z from "zod";
+import { AgentError } from "../../agent/driver/errors.ts";
+import type { Credential } from "./credentials.ts";
+import { algorithmOf, digestOf, isDigest, type Digest } from "./digest.ts";
+import {
+  connectionError,
+  createHttp,
+  discard,
+  headerOf,
+  readBody,
+  resolveUrl,
+  type HttpAnswer,
+  type HttpOptions,
+  type HttpRequest,
+} from "./http.ts";
+import { acceptedManifestTypes, largestManifestBytes, type RawManifest } from "./image.ts";
+import type { RegistryReference } from "./reference.ts";
+import type { Source } from "./source.ts";
+
+export interface RegistryOptions extends HttpOptions {
+  readonly credential?: Credential | undefined;
+  /** What a token is asked for. */
+  readonly actions?: "pull" | "pull,push";
+}
+
+/** A repository in a registry, spoken to by the OCI distribution API v2. */
+export interface Registry extends Source {
+  /** Sends a request of the API, with a token if one is asked for. The answer may have any status. */
+  send(request: Omit<HttpRequest, "url" | "authorization"> & { path: string | URL }): Promise<HttpAnswer>;
+  /** Turns an answer that is not what was hoped for into the error to throw. */
+  refusal(answer: HttpAnswer, what: string, signal: AbortSignal): Promise<AgentError>;
+}
+
+const tokenAnswer = z.object({ token: z.string().optional(), access_token: z.string().optional() });
+const errorAnswer = z.object({ errors: z.array(z.object({ code: z.string().regex(/^[A-Z_]{1,40}$/) })).min(1) });
+const largestAnswerBytes = 64 * 1024;
+const dockerHub = "registry-1.docker.io";
+
+export async function openRegistry(reference: RegistryReference, options: RegistryOptions): Promise<Registry> {
+  const { host, repository } = reference;
+  const http = await createHttp(options);
+  const scheme = options.plainHttp.has(host) ? "http" : "https";
+  const root = new URL(`${scheme}://${host === "docker.io" ? dockerHub : host}/v2/${repository}/`);
+  const basic =
+    options.credential && `Basic ${base64(`${options.credential.username}:${options.credential.password}`)}`;
+  let authorization: string | undefined;
+
+  const authorize = async (challenge: string, signal: AbortSignal): Promise<string | undefined> => {
+    if (/^basic\b/i.test(challenge)) return basic;
+    const { realm, service, scope } = readChallenge(challenge);
+    if (realm === undefined) return undefined;
+    const url = resolveUrl(realm, root);
+    if (service !== undefined) url.searchParams.set("service", service);
+    url.searchParams.set("scope", scope ?? `repository:${repository}:${options.actions ?? "pull"}`);
+    const answer = await http.send({ method: "GET", url, authorization: basic, signal });
+    if (answer.status !== 200) throw await refusal(answer, `a token from ${url.host}`, signal);
+    const body = await readBody(answer, largestAnswerBytes, url, signal);
+    const { token, access_token } = tokenAnswer.parse(parseJson(body), { error: () => "no token in the answer" });
+    const bearer = token ?? access_token;
+    return bearer === undefined ? undefined : `Bearer ${bearer}`;
+  };
+
+  const send: Registry["send"] = async ({ path, ...request }) => {
+    const url = typeof path === "string" ? new URL(path, root) : path;
+    const answer = await http.send({
+      ...request,
+      url,
+      authorization: url.origin === root.origin ? authorization : undefined,
+    });
+    const challenge = headerOf(answer, "www-authenticate");
+    if (answer.status !== 401 || challenge === undefined) return answer;
+    // Also when a token was sent: it may have expired.
+    const fresh = await authorize(challenge, request.signal);
+    if (fresh === undefined || url.origin !== root.origin || isStream(request.body)) return answer;
+    discard(answer);
+    authorization = fresh;
+    return http.send({ ...request, url, authorization });
+  };
+
+  const refusal: Registry["refusal"] = async (answer, what, signal) => {
+    const { status } = answer;
+    const body = await readBody(answer, largestAnswerBytes, root, signal).catch(() => Buffer.alloc(0));
+    // Only the code: a registry's free text could repeat what it was sent.
+    const code = errorAnswer.safeParse(parseJson(body)).data?.errors[0]?.code;
+    const message = `${host} refused ${what}: HTTP ${status}${code === undefined ? "" : ` ${code}`}`;
+    if (status >= 500 || status === 429) return new AgentError("E_CONNECTION", message);
+    const hint =
+      status === 401 || status === 403
+        ? "log in with OCI_USERNAME/OCI_PASSWORD or a Docker/Podman auth file"
+        : undefined;
+    return new AgentError("E_INVALID", message, { hint });
+  };
+
+  const headers = { accept: acceptedManifestTypes.join(", ") };
+
+  const getManifest = async (wanted: string, signal: AbortSignal): Promise<RawManifest> => {
+    const path = `manifests/${wanted}`;
+    const answer = await send({ method: "GET", path, headers, signal });
+    if (answer.status !== 200) throw await refusal(answer, `the manifest of ${repository}:${wanted}`, signal);
+    const mediaType = headerOf(answer, "content-type")?.split(";")[0]?.trim();
+    return { bytes: await readBody(answer, largestManifestBytes, root, signal), mediaType };
+  };
+
+  return {
+    send,
+    refusal,
+    resolve: async (signal) => {
+      const answer = await send({ method: "HEAD", path: `manifests/${reference.tag}`, headers, signal });
+      discard(answer);
+      const told = headerOf(answer, "docker-content-digest");
+      if (answer.status === 200 && told !== undefined && isDigest(told)) return told;
+      // Registries need not send the digest; and a refused HEAD has no body that says why.
+      return digestOf((await getManifest(reference.tag, signal)).bytes);
+    },
+    manifest: getManifest,
+    blob: async ({ digest }, signal): Promise<Readable> => {
+      const answer = await send({ method: "GET", path: `blobs/${digest}`, signal });
+      if (answer.status !== 200) throw await refusal(answer, `blob ${shorten(digest)} of ${repository}`, signal);
+      return Readable.from(namingFailures(answer.body, root, signal), { objectMode: false });
+    },
+    close: () => http.close(),
+  };
+}
+
+/** A body whose failures are those of {@link connectionError}. */
+async function* namingFailures(body: Readable, url: URL, signal: AbortSignal): AsyncGenerator<Buffer> {
+  try {
+    yield* body as AsyncIterable<Buffer>;
+  } catch (error) {
+    throw connectionError(error, url, signal);
+  }
+}
+
+/** Reads `Bearer realm="…",service="…",scope="…"`. */
+function readChallenge(challenge: string): { realm?: string; service?: string; scope?: string } {
+  if (!/^bearer\s/i.test(challenge)) return {};
+  const fields: Record<string, string> = {};
+  for (const [, key, quoted, bare] of challenge.matchAll(/([A-Za-z_]+)=(?:"([^"]*)"|([^\s,]+))/g)) {
+    if (key !== undefined) fields[key.toLowerCase()] = quoted ?? bare ?? "";
+  }
+  const { realm, service, scope } = fields;
+  return { ...(realm && { realm }), ...(service && { service }), ...(scope && { scope }) };
+}
+
+function parseJson(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString("utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+const base64 = (text: string) => Buffer.from(text, "utf8").toString("base64");
+const isStream = (body: HttpRequest["body"]) => body !== undefined && !(body instanceof Uint8Array);
+/** A digest as people tell them apart. */
+const shorten = (digest: Digest) => digest.slice(0, algorithmOf(digest).length + 13);
