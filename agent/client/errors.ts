@@ -1,0 +1,56 @@
+import { constants, type IncomingHttpHeaders } from "node:http2";
+import { AgentError, toAgentError } from "../driver/errors.ts";
+import type { ErrorCode } from "../driver/error-codes.ts";
+
+/** The code that stands for a gRPC status number in this process; any other number is a plain failure. */
+const codeOfStatus = new Map<number, ErrorCode>([
+  [1, "E_CANCELLED"],
+  [3, "E_INVALID"],
+  [4, "E_TIMEOUT"],
+  [5, "E_NO_METHOD"],
+  [8, "E_LIMIT"],
+  [9, "E_NOT_READY"],
+  [12, "E_UNSUPPORTED"],
+  [13, "E_IO"],
+  [14, "E_CONNECTION"],
+  [16, "E_UNAUTHENTICATED"],
+]);
+
+/**
+ * What an RPC ended with, from its trailers: undefined for OK, else the exporter's own words with the code of
+ * their status.
+ * @param what names the call; it is in the message when the exporter sent none.
+ */
+export function fromStatus(trailers: IncomingHttpHeaders, what: string): AgentError | undefined {
+  const status = trailers["grpc-status"];
+  if (status === undefined) {
+    return new AgentError(
+      "E_CONNECTION",
+      `what answers ${what} is no exporter (HTTP status ${String(trailers[":status"])})`,
+    );
+  }
+  const number = Number(status);
+  if (number === 0) return undefined;
+  const details = decodeMessage(String(trailers["grpc-message"] ?? ""));
+  const code = codeOfStatus.get(number) ?? "E_FAILED";
+  return new AgentError(code, details === "" ? `${what} failed without a reason (gRPC status ${number})` : details);
+}
+
+/** Undoes the percent-encoding of `grpc-message`; what is not well-formed stays as it is. */
+function decodeMessage(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Why an RPC ended without trailers. */
+export function fromConnectionError(failure: unknown, rstCode: number, what: string): AgentError {
+  if (failure instanceof AgentError) return failure;
+  if (rstCode === constants.NGHTTP2_CANCEL) return new AgentError("E_CANCELLED", `${what} was cancelled`);
+  // A call that waited for the connection carries the reason why there is none.
+  const reason = failure instanceof Error && failure.cause !== undefined ? failure.cause : failure;
+  const lost = reason === undefined ? "the connection to the exporter is lost" : toAgentError(reason).message;
+  return new AgentError("E_CONNECTION", lost, { cause: failure });
+}

@@ -1,0 +1,98 @@
+import type { ClientHttp2Stream } from "node:http2";
+import type { Duplex } from "node:stream";
+import { RouterServiceService } from "../../proto/gen/jumpstarter/v1/router.ts";
+import { toAgentError } from "../driver/errors.ts";
+import { MessageReader, prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
+import { decodeFrame, frameHeadLength, frameTypes, writeFrameHead } from "../stream/frames.ts";
+import { RouterStream, type RouterStreamOptions } from "../stream/router-stream.ts";
+import type { CallOptions, Channel, RpcCall } from "./channel.ts";
+
+/**
+ * Opens RouterService.Stream inside a session.
+ * @param request what to open: `{"kind":"driver",…}` or `{"kind":"resource",…}`.
+ * @returns when the exporter has sent its initial metadata. Aborting the signal destroys the stream.
+ */
+export async function openStream(
+  channel: Channel,
+  request: Readonly<Record<string, unknown>>,
+  options: CallOptions & RouterStreamOptions,
+): Promise<{ stream: Duplex; metadata: ReadonlyMap<string, string> }> {
+  const call = channel.start(RouterServiceService.stream.path, { request: JSON.stringify(request) }, options);
+  const stream = streamOfCall(call, options);
+  const metadata = await call.metadata;
+  return { stream, metadata: new Map(Object.entries(metadata).map(([key, value]) => [key, String(value)])) };
+}
+
+/** How long an exporter may take to end an RPC whose both directions have ended; the Python one never does. */
+const lingerMs = 5_000;
+
+/** The caller's end of a router stream. What the RPC ends with counts only if it comes before GOAWAY. */
+function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream {
+  const { stream: http2, status } = call;
+  let peerEnded = false;
+  const stream: RouterStream = new RouterStream(
+    {
+      send: (payloads, frameType, done) => sendFrames(http2, payloads, frameType, done),
+      finish: () => http2.end(),
+      flow: (wanted) => void (wanted ? http2.resume() : http2.pause()),
+      destroy: () => {
+        http2.resume();
+        if (!stream.readableEnded || !stream.writableFinished) {
+          call.cancel();
+          return;
+        }
+        const overdue = setTimeout(() => call.cancel(), lingerMs).unref();
+        http2.once("close", () => clearTimeout(overdue));
+      },
+    },
+    options,
+  );
+  // Whoever reads or writes it learns of errors; they are no reason to crash.
+  stream.on("error", () => {});
+  const reader = new MessageReader();
+  http2.on("data", (chunk: Buffer) => {
+    try {
+      reader.read(chunk, (message) => {
+        const frame = decodeFrame(message);
+        if (frame.frameType === frameTypes.GOAWAY) peerEnded = true;
+        stream.receive(frame);
+      });
+    } catch (error) {
+      stream.destroy(toAgentError(error));
+    }
+  });
+  const over = () => {
+    status.then(
+      () => stream.receiveEnd(),
+      (error: unknown) => {
+        if (!peerEnded) stream.destroy(toAgentError(error));
+      },
+    );
+  };
+  http2.once("end", over);
+  http2.once("close", over);
+  return stream;
+}
+
+/** Each payload as one gRPC message; it is not copied. */
+function sendFrames(
+  http2: ClientHttp2Stream,
+  payloads: readonly Uint8Array[],
+  frameType: number,
+  done: (error?: Error | null) => void,
+): void {
+  if (http2.destroyed || http2.closed || http2.writableEnded) {
+    done();
+    return;
+  }
+  http2.cork();
+  const last = payloads.length - 1;
+  for (const [index, payload] of payloads.entries()) {
+    const headBytes = frameHeadLength(payload.length, frameType);
+    const head = Buffer.allocUnsafe(prefixBytes + headBytes);
+    writeFrameHead(head, writePrefix(head, 0, headBytes + payload.length), payload.length, frameType);
+    http2.write(head);
+    http2.write(payload, index === last ? done : undefined);
+  }
+  http2.uncork();
+}
