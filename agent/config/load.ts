@@ -55,13 +55,13 @@ export async function loadConfig(
   if (config === undefined) {
     throw new AgentError("E_CONFIG", problems.map((problem) => describeProblem(file, problem)).join("\n"));
   }
-  return { config, warnings: warnings.map((warning) => describeProblem(file, warning)) };
+  return { config, warnings: warnings.map((warning) => describeProblem(file, warning, "warning: ")) };
 }
 
 /** `file:line:column: path: message`, the form that editors and CI systems link. */
-export function describeProblem(file: string, { position, path, message }: PlacedProblem): string {
+export function describeProblem(file: string, { position, path, message }: PlacedProblem, severity = ""): string {
   const where = describePath(path);
-  return `${file}:${position.line}:${position.column}: ${where === "" ? "" : `${where}: `}${message}`;
+  return `${file}:${position.line}:${position.column}: ${severity}${where === "" ? "" : `${where}: `}${message}`;
 }
 
 /** `export.power.config.ports[0]` */

@@ -28,7 +28,7 @@ export interface PlannedDriver {
 }
 
 /** Config keys that every driver takes beside its own. */
-const commonConfig = z.object({
+export const commonConfig = z.object({
   log_level: z
     .string()
     .transform((level) => level.toUpperCase())
@@ -37,6 +37,11 @@ const commonConfig = z.object({
   uuid: z.uuid().optional(),
   labels: z.record(z.string(), z.string()).default({}),
 });
+
+/** A driver's own config keys; any other is refused, as Python's constructors do, unless the driver takes them all. */
+export function ownConfig({ config }: AnyDriver): z.ZodType<Record<string, unknown>> {
+  return config instanceof z.ZodObject && config.def.catchall === undefined ? config.strict() : config;
+}
 
 /** A planned driver while its refs are not resolved yet. */
 interface Draft extends Omit<PlannedDriver, "children"> {
@@ -95,7 +100,7 @@ async function draftDriver(
   }
   const { log_level, uuid, labels, ...own } = given.config ?? {};
   const common = commonConfig.safeParse({ log_level, uuid, labels });
-  const config = driver.config.safeParse(own);
+  const config = ownConfig(driver).safeParse(own);
   const known = driver.config instanceof z.ZodObject ? Object.keys(driver.config.shape) : [];
   for (const parsed of [common, config]) {
     if (!parsed.success) problems.push(...problemsOf(parsed.error, fields, known));
