@@ -39,7 +39,7 @@ export class CallScope implements Call {
   async sink(handle: ResourceHandle): Promise<Writable> {
     const checked = checkHandle(handle);
     if (checked.kind === "presigned_request") {
-      const upload = await presignedSink(checked, this.signal);
+      const upload = presignedSink(checked, this.signal);
       this.#closers.push(() => upload.destroy());
       return upload;
     }

@@ -5,25 +5,28 @@ import zlib from "node:zlib";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { ContentEncoding } from "../driver/resource.ts";
 import { CodecProcess } from "./codec-process.ts";
+import { mapErrors } from "./map-errors.ts";
 
 /** Fewer, larger pieces: each costs a trip through the thread pool. */
 const chunkSize = 1024 * 1024;
 
 /** Programs that do what Node's zlib does not; as child processes they also leave the event loop alone. */
 const programs = { xz: "xz", bz2: "bzip2", zstd: "zstd" } as const;
+type Program = keyof typeof programs;
 
 type MakeCodec = (options: { chunkSize: number }) => Duplex;
 
 /** Node has zstd from 22.15 on; its types here are those of 20. */
 const nodeZstd = zlib as unknown as { createZstdDecompress?: MakeCodec; createZstdCompress?: MakeCodec };
 
-/** True if this machine can decode and encode it: a missing program makes an encoding unsupported. */
+/**
+ * True if this machine can decode and encode it: a missing program makes an encoding unsupported, and so does
+ * `JMP_DISABLE_COMPRESSION=1` for all of them.
+ */
 export function supportsEncoding(encoding: ContentEncoding): boolean {
-  return (
-    encoding === "gzip" ||
-    (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined) ||
-    isInstalled(programs[encoding])
-  );
+  if (process.env["JMP_DISABLE_COMPRESSION"] === "1") return false;
+  if (encoding === "gzip" || (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined)) return true;
+  return isInstalled(programs[encoding]);
 }
 
 function isInstalled(program: string): boolean {
@@ -74,25 +77,19 @@ export function encoded(to: Writable, encoding: ContentEncoding | null): Writabl
 }
 
 function createDecoder(encoding: ContentEncoding): Duplex {
-  if (encoding === "gzip") return named(zlib.createUnzip({ chunkSize }), encoding);
-  if (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined)
-    return named(nodeZstd.createZstdDecompress({ chunkSize }), encoding);
-  return new CodecProcess(programs[encoding], ["-d", "-c"]);
+  const make = encoding === "gzip" ? zlib.createUnzip : encoding === "zstd" ? nodeZstd.createZstdDecompress : undefined;
+  if (make === undefined) return new CodecProcess(programs[encoding as Program], ["-d", "-c"]);
+  const decoder = make({ chunkSize });
+  // zlib's own words ("incorrect header check") do not say what was being read.
+  mapErrors(decoder, (error) =>
+    error instanceof AgentError
+      ? error
+      : new AgentError("E_ENCODING", `${encoding}: ${toAgentError(error).message}`, { cause: error }),
+  );
+  return decoder;
 }
 
 function createEncoder(encoding: ContentEncoding): Duplex {
-  if (encoding === "gzip") return zlib.createGzip({ chunkSize });
-  if (encoding === "zstd" && nodeZstd.createZstdDecompress !== undefined)
-    return nodeZstd.createZstdCompress({ chunkSize });
-  return new CodecProcess(programs[encoding], ["-c"]);
-}
-
-/** zlib's own errors ("incorrect header check") do not say what was being read. */
-function named(decoder: Duplex, encoding: ContentEncoding): Duplex {
-  const destroy = decoder._destroy.bind(decoder);
-  decoder._destroy = (error, done) => {
-    if (error === null || error instanceof AgentError) destroy(error, done);
-    else destroy(new AgentError("E_ENCODING", `${encoding}: ${toAgentError(error).message}`, { cause: error }), done);
-  };
-  return decoder;
+  const make = encoding === "gzip" ? zlib.createGzip : encoding === "zstd" ? nodeZstd.createZstdCompress : undefined;
+  return make?.({ chunkSize }) ?? new CodecProcess(programs[encoding as Program], ["-c"]);
 }
