@@ -36,6 +36,7 @@ const mockFlasher = lazy(() => import("../../boards/storage/mock-flasher.ts"));
 const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
 const mockMuxFlasher = lazy(() => import("../../boards/storage/mock-mux-flasher.ts"));
 const pySerial = lazy(() => import("../../boards/serial/driver.ts"));
+const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
 const unixNetwork = lazy(() => import("../../net/sockets/unix.ts"));
@@ -66,6 +67,7 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter.drivers.storage.driver.MockStorageMux", mockMux],
     ["jumpstarter_driver_opendal.driver.MockStorageMuxFlasher", mockMuxFlasher],
     // boards/shell
+    ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot
     ["jumpstarter_driver_uboot.driver.UbootConsole", ubootConsole],
     // boards/qemu
