@@ -1,0 +1,234 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
+import type { Logger } from "../../agent/driver/log.ts";
+import type { ModemLine } from "../../agent/sys/termios.ts";
+import type { Pacer } from "./pacing.ts";
+import { SerialStream, type PortSide } from "./serial-stream.ts";
+import type { OpenHandle, PortSettings, SerialHandle } from "./transport.ts";
+
+interface Sending {
+  readonly from: SerialStream;
+  readonly data: Buffer;
+  readonly sent: () => void;
+}
+
+/** One opening of the port, from its first stream to its last byte sent. */
+interface Session {
+  readonly handle: SerialHandle;
+  readonly settings: PortSettings;
+  /** Aborted when the port is lost or closed by force. */
+  readonly over: AbortController;
+}
+
+/**
+ * A serial port that any number of streams use at once: each receives everything, writes go out one after the other.
+ * Open as long as somebody uses it or something is left to send. Can be opened again after it was lost or closed.
+ */
+export class SerialPort implements PortSide {
+  /** For logs and errors: the device path or URL. */
+  readonly name: string;
+  readonly #open: OpenHandle;
+  readonly #log: Logger;
+  readonly #streams = new Set<SerialStream>();
+  readonly #lines = new Map<ModemLine, boolean>();
+  #sending: Sending[] = [];
+  #pumping = false;
+  #session: Session | undefined;
+  /** Opening and closing take turns. */
+  #turn: Promise<unknown> = Promise.resolve();
+  /** How many wait for their turn to open; closing does not dawdle then. */
+  #arriving = 0;
+
+  constructor(name: string, open: OpenHandle, log: Logger) {
+    this.name = name;
+    this.#open = open;
+    this.#log = log;
+  }
+
+  /**
+   * Opens the port if it is not, and joins its readers.
+   * @throws DeviceOffline if it is missing; E_FAILED if it is in use with other settings; the system's error
+   */
+  async attach(settings: PortSettings, pacer: Pacer | undefined, signal: AbortSignal): Promise<SerialStream> {
+    this.#arriving += 1;
+    try {
+      return await this.#inTurn(async () => {
+        signal.throwIfAborted();
+        const session = this.#session ?? (await this.#start(settings, signal));
+        if (session.settings.baudRate !== settings.baudRate) {
+          throw new AgentError(
+            "E_FAILED",
+            `${this.name} is in use at ${session.settings.baudRate} baud, so it cannot be opened at ${settings.baudRate}`,
+          );
+        }
+        const stream = new SerialStream(this, pacer);
+        this.#streams.add(stream);
+        session.handle.stream.resume();
+        return stream;
+      });
+    } finally {
+      this.#arriving -= 1;
+    }
+  }
+
+  /** Sets a modem line now, and at every opening from now on until `close`. */
+  async setLine(settings: PortSettings, line: ModemLine, on: boolean, signal: AbortSignal): Promise<void> {
+    await this.#inTurn(async () => {
+      if (this.#session !== undefined) {
+        this.#session.handle.setLine(line, on);
+      } else {
+        const handle = await this.#open(settings, this.#lines, signal);
+        handle.stream.on("error", () => {});
+        try {
+          handle.setLine(line, on);
+        } finally {
+          await handle.close();
+        }
+      }
+      this.#lines.set(line, on);
+    });
+  }
+
+  /** Ends all streams, drops what is not sent yet, lets go of the port and forgets how its lines were set. */
+  async close(): Promise<void> {
+    this.#end();
+    await this.#inTurn(async () => {
+      this.#end(); // what arrived before its turn came
+      this.#lines.clear();
+      await this.#stop();
+    });
+  }
+
+  send(from: SerialStream, data: Buffer, sent: () => void): void {
+    this.#sending.push({ from, data, sent });
+    if (!this.#pumping) void this.#pump();
+  }
+
+  hasRoom(): void {
+    this.#session?.handle.stream.resume();
+  }
+
+  detach(from: SerialStream): void {
+    if (!this.#streams.delete(from)) return;
+    if (from.droppedBytes > 0) {
+      this.#log.warn(`${this.name}: ${from.droppedBytes} bytes were not read in time and dropped`);
+    }
+    if (!from.writableEnded) this.#drop((sending) => sending.from === from);
+    this.hasRoom(); // it may have been the one that all waited for
+    this.#closeWhenIdle();
+  }
+
+  /** Runs openings and closings one after the other. */
+  #inTurn<T>(step: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(step);
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  async #start(settings: PortSettings, signal: AbortSignal): Promise<Session> {
+    const handle = await this.#open(settings, this.#lines, signal);
+    const session: Session = { handle, settings, over: new AbortController() };
+    handle.stream.on("data", (chunk: Buffer) => this.#received(chunk));
+    handle.stream.on("error", (error) => this.#lost(session, toAgentError(error).message));
+    handle.stream.on("end", () => this.#lost(session, "it was unplugged or closed by its other side"));
+    handle.stream.on("close", () => this.#lost(session, "closed"));
+    this.#session = session;
+    return session;
+  }
+
+  /** Hands a chunk to every stream. Reading pauses only when all of them are full: one sleeper does not stop the rest. */
+  #received(chunk: Buffer): void {
+    let room = false;
+    for (const stream of this.#streams) {
+      stream.deliver(chunk);
+      room ||= !stream.full;
+    }
+    if (!room && this.#streams.size > 0) this.#session?.handle.stream.pause();
+  }
+
+  #lost(session: Session, reason: string): void {
+    if (this.#session !== session) return;
+    this.#log.warn(`${this.name} is gone: ${reason}`);
+    this.#session = undefined;
+    session.handle.stream.destroy();
+    session.over.abort();
+    this.#end(new DeviceOffline(`serial port ${this.name} is gone: ${reason}`));
+  }
+
+  #end(error?: Error): void {
+    for (const stream of this.#streams) stream.finish(error);
+    this.#streams.clear();
+    this.#session?.over.abort();
+    this.#drop(() => true);
+  }
+
+  #drop(which: (sending: Sending) => boolean): void {
+    const dropped = this.#sending.filter(which);
+    this.#sending = this.#sending.filter((sending) => !which(sending));
+    for (const { sent } of dropped) sent();
+  }
+
+  /** Sends the queue, each stream at its own pace, until it is empty or the session is over. */
+  async #pump(): Promise<void> {
+    this.#pumping = true;
+    try {
+      for (let next = this.#sending.shift(); next !== undefined; next = this.#sending.shift()) {
+        const session = this.#session;
+        if (session !== undefined && next.data.length > 0) await transmit(session, next);
+        next.sent();
+      }
+    } finally {
+      this.#pumping = false;
+      this.#closeWhenIdle();
+    }
+  }
+
+  #closeWhenIdle(): void {
+    const idle = () => this.#streams.size === 0 && this.#sending.length === 0 && !this.#pumping;
+    if (!idle() || this.#session === undefined) return;
+    void this.#inTurn(async () => {
+      const session = this.#session;
+      if (session === undefined || !idle()) return;
+      await session.handle.drain(() => session.over.signal.aborted || this.#arriving > 0);
+      if (idle() && this.#arriving === 0) await this.#stop();
+    }).catch((error: unknown) => this.#log.warn(`closing ${this.name}: ${toAgentError(error).message}`));
+  }
+
+  async #stop(): Promise<void> {
+    const session = this.#session;
+    this.#session = undefined;
+    await session?.handle.close();
+  }
+}
+
+/** Hands bytes to the system at their stream's pace, until all are taken, the stream is abandoned or the session over. */
+async function transmit({ handle, over: { signal } }: Session, { from, data }: Sending): Promise<void> {
+  const frames = handle.stream.writableObjectMode;
+  const abandoned = () => signal.aborted || (from.destroyed && !from.writableEnded);
+  let offset = 0;
+  while (offset < data.length && !abandoned()) {
+    let count = data.length - offset;
+    if (from.pacer !== undefined) {
+      // A paced loop gives every character back as a frame of its own.
+      count = from.pacer.take(frames ? 1 : count, performance.now());
+      if (count === 0) {
+        await sleep(from.pacer.waitMs, undefined, { signal }).catch(() => {});
+        continue;
+      }
+    }
+    await write(handle, data.subarray(offset, offset + count), signal);
+    offset += count;
+  }
+}
+
+/** Never rejects: a port that breaks tells so by itself. */
+function write({ stream }: SerialHandle, data: Buffer, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    signal.addEventListener("abort", done);
+    stream.write(data, done);
+  });
+}
