@@ -12,7 +12,7 @@ export default defineDriver({
   summary: "Power without hardware: logs what it is asked for.",
   implements: power,
   // Unknown keys are ignored, as the mocks of the Python exporter do.
-  config: z.object({}),
+  config: z.looseObject({}),
   open: ({ log }) => ({
     methods: {
       on: () => log.info("power on"),

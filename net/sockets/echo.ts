@@ -7,7 +7,7 @@ export default defineDriver({
   types: ["jumpstarter_driver_network.driver.EchoNetwork", "jumpstarter.drivers.network.driver.EchoNetwork"],
   summary: "Gives every frame back; for trying out streams.",
   implements: network,
-  config: z.object({}),
+  config: z.looseObject({}),
   open: () => ({
     methods: {
       // Keeps frame boundaries, and takes no more frames than its reader reads.

@@ -79,9 +79,10 @@ function messages(socket: WebSocket): Duplex {
     final: (done) => done(),
     destroy(error, done) {
       clearInterval(heartbeat);
-      if (error === null) socket.close(1000);
-      else socket.terminate();
-      socket.resume(); // to see the peer's close frame
+      if (error === null) {
+        socket.close(1000);
+        socket.resume(); // to see the peer's close frame
+      } else socket.terminate();
       done(error);
     },
   });
