@@ -26,6 +26,8 @@ export interface RegistryOptions extends HttpOptions {
 
 /** A repository in a registry, spoken to by the OCI distribution API v2. */
 export interface Registry extends Source {
+  /** What paths are relative to. */
+  readonly root: URL;
   /** Sends a request of the API, with a token if one is asked for. The answer may have any status. */
   send(request: Omit<HttpRequest, "url" | "authorization"> & { path: string | URL }): Promise<HttpAnswer>;
   /** Turns an answer that is not what was hoped for into the error to throw. */
@@ -103,6 +105,7 @@ export async function openRegistry(reference: RegistryReference, options: Regist
   };
 
   return {
+    root,
     send,
     refusal,
     resolve: async (signal) => {
