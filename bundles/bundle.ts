@@ -20,7 +20,7 @@ export interface Bundle {
 export interface BundleAccess {
   /** Asked only for what is not a plain directory. */
   readonly cache: () => Promise<BundleCache>;
-  /** Registries (`host:port`) that are spoken to without TLS. */
+  /** Registries (`host` or `host:port`) that are spoken to without TLS. */
   readonly plainHttp: readonly string[];
   /** File with certificate authorities that registries may use. */
   readonly registryCa: string | undefined;
@@ -43,7 +43,7 @@ async function openSource(reference: RegistryReference, access: BundleAccess) {
   const { host, repository } = reference;
   const { plainHttp, registryCa } = access;
   return await openRegistry(reference, {
-    plainHttp: new Set(plainHttp),
+    plainHttp,
     ca: registryCa === undefined ? undefined : await readFile(registryCa, "utf8"),
     credential: await findCredential(host, repository, { useEnvironment: access.environmentCredentialsFor === host }),
   });

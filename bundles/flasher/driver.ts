@@ -43,7 +43,10 @@ const configOf = (defaultBundle: string) =>
       .default("manifest.yaml"),
     default_target: z.string().nullable().default(null).describe("where to flash if neither client nor manifest say"),
     cacert: z.string().nullable().default(null).describe("PEM file that the board uses to check image servers"),
-    plain_http: z.array(registryHost).default([]).describe("registries (host:port) that are spoken to without TLS"),
+    plain_http: z
+      .array(registryHost)
+      .default([])
+      .describe("registries (host or host:port) that are spoken to without TLS"),
     registry_ca: z.string().optional().describe("PEM file of a certificate authority that registries use"),
     allowed_bundles: z
       .array(z.union([z.string().endsWith("*"), reference]))

@@ -18,8 +18,8 @@ export interface HttpRequest {
 }
 
 export interface HttpOptions {
-  /** Hosts (`host:port`) that may be spoken to without TLS. */
-  readonly plainHttp: ReadonlySet<string>;
+  /** Registries that are spoken to without TLS, as `host:port` or, whatever the port, `host`. */
+  readonly plainHttp: readonly string[];
   /** PEM text of certificate authorities to trust beside the usual ones. */
   readonly ca?: string | undefined;
 }
@@ -51,7 +51,7 @@ export async function createHttp(options: HttpOptions): Promise<Http> {
   const dispatcher = behindProxy ? new EnvHttpProxyAgent({ ...settings, requestTls: tls }) : new Agent(settings);
 
   const once = async ({ method, url, headers, authorization, body, signal }: HttpRequest): Promise<HttpAnswer> => {
-    checkScheme(url, options.plainHttp);
+    checkScheme(url, options);
     try {
       const answer = await request(url, {
         method,
@@ -124,9 +124,14 @@ export async function readBody(answer: HttpAnswer, mostBytes: number, url: URL, 
   return Buffer.concat(chunks);
 }
 
-function checkScheme(url: URL, plainHttp: ReadonlySet<string>): void {
+/** @param host `host[:port]` */
+export function isPlainHttp(host: string, { plainHttp }: HttpOptions): boolean {
+  return plainHttp.includes(host) || plainHttp.includes(host.replace(/:\d+$/, ""));
+}
+
+function checkScheme(url: URL, options: HttpOptions): void {
   if (url.protocol === "https:") return;
-  if (url.protocol === "http:" && (plainHttp.has(url.host) || plainHttp.has(url.hostname))) return;
+  if (url.protocol === "http:" && isPlainHttp(url.host, options)) return;
   throw new AgentError("E_INVALID", `${url.host} may not be spoken to without TLS`, {
     hint: `list it under plain_http in the flasher's config to allow it: plain_http: ["${url.host}"]`,
   });
@@ -139,6 +144,10 @@ export function connectionError(error: unknown, url: URL, signal: AbortSignal): 
   const { code = "", name = "" } = error as { code?: string; name?: string };
   if (name === "TimeoutError" || code === "ETIMEDOUT" || /^UND_ERR_.*TIMEOUT$/.test(code)) {
     return new AgentError("E_TIMEOUT", `${url.host} does not answer in time`, { cause: error });
+  }
+  if (code === "ERR_SSL_WRONG_VERSION_NUMBER") {
+    const hint = `list it under plain_http in the flasher's config to speak to it without: plain_http: ["${url.host}"]`;
+    return new AgentError("E_CONNECTION", `${url.host} does not speak TLS`, { cause: error, hint });
   }
   if (/CERT|SIGNATURE|SELF_SIGNED|^ERR_TLS|^ERR_SSL/.test(code)) {
     return new AgentError("E_CONNECTION", `${url.host} cannot be trusted: ${code}`, {

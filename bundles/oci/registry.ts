@@ -8,6 +8,7 @@ import {
   createHttp,
   discard,
   headerOf,
+  isPlainHttp,
   readBody,
   resolveUrl,
   type HttpAnswer,
@@ -42,7 +43,7 @@ const dockerHub = "registry-1.docker.io";
 export async function openRegistry(reference: RegistryReference, options: RegistryOptions): Promise<Registry> {
   const { host, repository } = reference;
   const http = await createHttp(options);
-  const scheme = options.plainHttp.has(host) ? "http" : "https";
+  const scheme = isPlainHttp(host, options) ? "http" : "https";
   const root = new URL(`${scheme}://${host === "docker.io" ? dockerHub : host}/v2/${repository}/`);
   const basic =
     options.credential && `Basic ${base64(`${options.credential.username}:${options.credential.password}`)}`;
