@@ -7,10 +7,14 @@ import type { DriverEntry, Entry } from "./entry.ts";
 
 type Awaitable<T> = T | Promise<T>;
 
-/** What a method's code knows of the call it serves. */
-export interface Call {
+/** Something that can be given up. The signal may be made when it is first asked for: most calls never do. */
+export interface Cancellable {
   /** Aborted when the caller cancels, its connection is lost, or the lease ends. */
   readonly signal: AbortSignal;
+}
+
+/** What a method's code knows of the call it serves. */
+export interface Call extends Cancellable {
   readonly log: Logger;
   /** Plain (decoded) bytes of a resource that the client lends. Closed by the framework when the call ends. */
   source(handle: ResourceHandle): Promise<Readable>;

@@ -33,6 +33,8 @@ export interface StreamingMethod<A extends Positional = Positional, I extends z.
 
 export interface ByteStreamMethod {
   readonly kind: "stream";
+  /** False if the device cannot be told that its caller will send no more, as on a serial line. */
+  readonly halfCloses: boolean;
   readonly help: string | undefined;
 }
 
@@ -73,8 +75,8 @@ export function streaming<const A extends Positional, I extends z.ZodType>(of: {
 }
 
 /** A byte stream both ways. An object-mode Duplex keeps message boundaries: one chunk, one frame. */
-export function byteStream(of: { help?: string } = {}): ByteStreamMethod {
-  return { kind: "stream", help: of.help };
+export function byteStream(of: { halfCloses?: boolean; help?: string } = {}): ByteStreamMethod {
+  return { kind: "stream", halfCloses: of.halfCloses ?? true, help: of.help };
 }
 
 type OrVoid<T> = null extends T ? T | void : T;

@@ -1,5 +1,5 @@
 import type { Readable } from "node:stream";
-import type { Call, ChildHandle, OpenDriver } from "./driver.ts";
+import type { Call, Cancellable, ChildHandle, OpenDriver } from "./driver.ts";
 import { AgentError, DeviceOffline, toAgentError } from "./errors.ts";
 import type { Calls, Interface } from "./interface.ts";
 import { invokeStream, invokeStreaming, invokeUnary } from "./invoke.ts";
@@ -11,7 +11,7 @@ import type { ResourceHandle } from "./resource.ts";
 export interface TreeEnvironment {
   readonly logs: LogBus;
   /** Makes the {@link Call} of a method; `done` closes what the call left open. */
-  readonly beginCall: (driver: LiveDriver, signal: AbortSignal) => { readonly call: Call; readonly done: () => void };
+  readonly beginCall: (driver: LiveDriver, caller: Cancellable) => { readonly call: Call; readonly done: () => void };
   /** Registers a local stream as a resource that one call to `driver` may use. */
   readonly lend: (driver: LiveDriver, source: Readable) => ResourceHandle;
 }
@@ -208,12 +208,12 @@ export function callsOn<I extends Interface>(
       );
     }
   }
-  const signal = options.signal ?? tree.signal;
+  const caller = { signal: options.signal ?? tree.signal };
   const calls: Record<string, (...args: unknown[]) => unknown> = {};
   for (const [method, { kind }] of Object.entries(wanted.methods)) {
     if (kind === "unary") {
       calls[method] = async (...args) => {
-        const { call, done } = tree.environment.beginCall(driver, signal);
+        const { call, done } = tree.environment.beginCall(driver, caller);
         try {
           return await invokeUnary(driver, method, args, call);
         } finally {
@@ -222,7 +222,7 @@ export function callsOn<I extends Interface>(
       };
     } else if (kind === "streaming") {
       calls[method] = async function* (...args) {
-        const { call, done } = tree.environment.beginCall(driver, signal);
+        const { call, done } = tree.environment.beginCall(driver, caller);
         try {
           yield* invokeStreaming(driver, method, args, call);
         } finally {
@@ -231,7 +231,7 @@ export function callsOn<I extends Interface>(
       };
     } else {
       calls[method] = async () => {
-        const { call, done } = tree.environment.beginCall(driver, signal);
+        const { call, done } = tree.environment.beginCall(driver, caller);
         try {
           const stream = await invokeStream(driver, method, call);
           return stream.once("close", done);

@@ -1,5 +1,5 @@
 import { Duplex, type Readable, type Writable } from "node:stream";
-import type { Call } from "../driver/driver.ts";
+import type { Call, Cancellable } from "../driver/driver.ts";
 import { AgentError, describeZodError } from "../driver/errors.ts";
 import type { Logger } from "../driver/log.ts";
 import { resourceHandle, type CheckedResourceHandle, type ResourceHandle } from "../driver/resource.ts";
@@ -9,15 +9,19 @@ import { endOfUse, type ResourceTable } from "../stream/resources.ts";
 
 /** The {@link Call} of one method call: opens the resources it is lent and closes them when it ends. */
 export class CallScope implements Call {
-  readonly signal: AbortSignal;
   readonly log: Logger;
   readonly #resources: ResourceTable;
+  readonly #caller: Cancellable;
   readonly #closers: (() => void)[] = [];
 
-  constructor(resources: ResourceTable, log: Logger, signal: AbortSignal) {
+  constructor(resources: ResourceTable, log: Logger, caller: Cancellable) {
     this.#resources = resources;
     this.log = log;
-    this.signal = signal;
+    this.#caller = caller;
+  }
+
+  get signal(): AbortSignal {
+    return this.#caller.signal;
   }
 
   async source(handle: ResourceHandle): Promise<Readable> {

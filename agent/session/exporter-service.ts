@@ -33,6 +33,10 @@ export interface Session {
   readonly calls: Limit;
   /** Byte streams that may be open at once. */
   readonly streams: Limit;
+  /** How long a stream to a device that cannot be half-closed outlives its client's end without output. */
+  readonly lingerMs: number;
+  /** Aborted when the session begins to close: what has no end of its own ends then. */
+  readonly closing: AbortSignal;
 }
 
 const servicePath = "/jumpstarter.v1.ExporterService";
@@ -67,7 +71,7 @@ export function exporterService(session: Session): Map<string, RpcMethod> {
     handle: async (request, rpc) => {
       const driver = admit(session, request.uuid);
       const release = session.calls.enter();
-      const { call, done } = exporter.beginCall(driver, rpc.signal);
+      const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       try {
         const result = await logged(driver, request.method, async () =>
@@ -88,7 +92,7 @@ export function exporterService(session: Session): Map<string, RpcMethod> {
     handle: async function* (request, rpc) {
       const driver = admit(session, request.uuid);
       const release = session.calls.enter();
-      const { call, done } = exporter.beginCall(driver, rpc.signal);
+      const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       const operation = beginOperation(driver, request.method);
       try {
@@ -110,7 +114,7 @@ export function exporterService(session: Session): Map<string, RpcMethod> {
   const logStream: StreamingRpc<Empty, LogStreamResponse> = {
     kind: "streaming",
     ...codec(Empty, LogStreamResponse),
-    handle: (_request, rpc) => exporter.logRing.read(rpc.signal),
+    handle: (_request, rpc) => exporter.logRing.read(AbortSignal.any([rpc.signal, session.closing])),
   };
 
   const endSession: UnaryRpc<EndSessionRequest, EndSessionResponse> = {

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { shippedDrivers, type Catalog } from "../driver/catalog.ts";
+import type { Cancellable } from "../driver/driver.ts";
 import type { Entry } from "../driver/entry.ts";
 import { AgentError } from "../driver/errors.ts";
 import type { Calls, Interface } from "../driver/interface.ts";
@@ -37,7 +38,7 @@ export interface Exporter {
   /** Typed calls on the driver with this dotted path (empty: the root). @throws AgentError E_CONFIG */
   calls<I extends Interface>(path: string, wanted: I, options?: { signal?: AbortSignal }): Calls<I>;
   /** Begins a method call on a driver; `done` closes what it left open. */
-  beginCall(driver: LiveDriver, signal: AbortSignal): { readonly call: CallScope; readonly done: () => void };
+  beginCall(driver: LiveDriver, caller: Cancellable): { readonly call: CallScope; readonly done: () => void };
   /** Closes all drivers. Sessions must be closed before. Idempotent. */
   close(): Promise<void>;
 }
@@ -58,8 +59,8 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
   }
   const logRing = new LogRing(logs);
   const resources = new ResourceTable(options.resources);
-  const beginCall: Exporter["beginCall"] = (driver, signal) => {
-    const call = new CallScope(resources, driver.log, signal);
+  const beginCall: Exporter["beginCall"] = (driver, caller) => {
+    const call = new CallScope(resources, driver.log, caller);
     return { call, done: () => call.done() };
   };
   const tree = new DriverTree(planned.root, {

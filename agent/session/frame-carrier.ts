@@ -33,9 +33,11 @@ export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOpti
   http2.once("end", () => stream.receiveEnd());
   // Somebody who waits for bytes must learn that no more will come.
   stream.on("error", () => {});
-  http2.once("close", () => {
+  const lost = () => {
     if (!stream.destroyed) stream.destroy(new AgentError("E_CANCELLED", "the caller has gone"));
-  });
+  };
+  http2.once("close", lost);
+  if (http2.destroyed) lost();
   return stream;
 }
 

@@ -1,11 +1,13 @@
 import * as z from "zod";
 import { AgentError, describeZodError } from "../driver/errors.ts";
 import { invokeStream } from "../driver/invoke.ts";
+import type { LiveDriver } from "../driver/tree.ts";
 import { supportsEncoding } from "../stream/codecs.ts";
 import { admit, type Session } from "./exporter-service.ts";
 import { streamOfRpc } from "./frame-carrier.ts";
 import { joinStreams } from "./join-streams.ts";
-import type { BidiCall, RpcMethod } from "./rpc-server.ts";
+import type { RpcCall } from "./rpc-call.ts";
+import type { RpcMethod } from "./rpc-server.ts";
 import { contentEncodings } from "../driver/resource.ts";
 
 const streamRequest = z.discriminatedUnion("kind", [
@@ -19,7 +21,7 @@ const streamRequest = z.discriminatedUnion("kind", [
 
 /** jumpstarter.v1.RouterService as a session serves it: streams of drivers, and resources lent to calls. */
 export function routerService(session: Session): Map<string, RpcMethod> {
-  const handle = async (call: BidiCall) => {
+  const handle = async (call: RpcCall) => {
     const request = parseRequest(call.headers["request"]);
     const release = session.streams.enter();
     try {
@@ -45,25 +47,25 @@ function parseRequest(header: string | string[] | undefined): z.output<typeof st
   throw new AgentError("E_FAILED", `metadata \`request\` is not valid: ${describeZodError(parsed.error)}`);
 }
 
-async function serveDriver(session: Session, rpc: BidiCall, uuid: string, method: string): Promise<void> {
+async function serveDriver(session: Session, rpc: RpcCall, uuid: string, method: string): Promise<void> {
   const driver = admit(session, uuid);
-  const { call, done } = session.exporter.beginCall(driver, rpc.signal);
+  const { call, done } = session.exporter.beginCall(driver, rpc);
   try {
     const opened = await invokeStream(driver, method, call);
-    opened.on("error", () => {});
-    if (rpc.signal.aborted) {
-      opened.destroy();
-      return;
-    }
-    rpc.sendMetadata({});
+    rpc.sendMetadata();
     const client = streamOfRpc(rpc.stream, { bytes: !opened.readableObjectMode });
-    await joinStreams(client, opened);
+    await joinStreams(client, opened, { lingerMs: halfCloses(driver, method) ? undefined : session.lingerMs });
   } finally {
     done();
   }
 }
 
-async function serveResource(session: Session, rpc: BidiCall, uuid: string, requested: string | null): Promise<void> {
+function halfCloses(driver: LiveDriver, method: string): boolean {
+  const declared = driver.planned.driver.implements.methods[method];
+  return declared?.kind !== "stream" || declared.halfCloses;
+}
+
+async function serveResource(session: Session, rpc: RpcCall, uuid: string, requested: string | null): Promise<void> {
   admit(session, uuid);
   // Asked for an encoding we lack, we say so by leaving out the key, and the client converts by itself.
   const encoding = contentEncodings.find((known) => known === requested && supportsEncoding(known)) ?? null;

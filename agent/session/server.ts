@@ -21,6 +21,8 @@ interface CommonOptions {
   /** `hook` for the private socket of lease hooks, which may call drivers while a hook runs. */
   readonly caller?: Caller;
   readonly limits?: SessionLimits;
+  /** How long a stream to a serial port and its like outlives its client's end without output. */
+  readonly lingerMs?: number;
 }
 
 export interface UnixListener extends CommonOptions {
@@ -49,18 +51,24 @@ export interface Served {
 
 /** Serves an exporter's session. @throws AgentError E_IO if the address cannot be had. */
 export async function serve(exporter: Exporter, listener: UnixListener | TcpListener): Promise<Served> {
+  const closing = new AbortController();
   const session: Session = {
     exporter,
     caller: listener.caller ?? "client",
     calls: new Limit(listener.limits?.calls ?? 256, "driver calls"),
     streams: new Limit(listener.limits?.streams ?? 512, "byte streams"),
+    lingerMs: listener.lingerMs ?? 10_000,
+    closing: closing.signal,
   };
   const passphrase = "unix" in listener ? undefined : listener.passphrase;
   const server = new RpcServer(new Map([...exporterService(session), ...routerService(session)]), {
     tls: "unix" in listener ? undefined : listener.tls,
     admit: passphrase === undefined ? () => {} : demandPassphrase(passphrase, exporter),
   });
-  const close = (graceMs = 1_000) => server.close(graceMs);
+  const close = (graceMs = 1_000) => {
+    closing.abort();
+    return server.close(graceMs);
+  };
   if ("unix" in listener) {
     await listen(server, { path: listener.unix });
     await chmod(listener.unix, 0o600);

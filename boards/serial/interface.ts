@@ -2,7 +2,10 @@ import * as z from "zod";
 import { byteStream, defineInterface, unary } from "../../agent/driver/interface.ts";
 
 const client = "jumpstarter_driver_pyserial.client.PySerialClient";
-const connect = byteStream({ help: "Reads and writes the console; several clients may at the same time" });
+const connect = byteStream({
+  halfCloses: false,
+  help: "Reads and writes the console; several clients may at the same time",
+});
 
 /** A serial console: what boot loaders and flashers talk to. */
 export const serialConsole = defineInterface({ driverType: "serial", client, methods: { connect } });
