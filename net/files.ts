@@ -39,8 +39,8 @@ export async function openConfined(root: string, name: string): Promise<ServedFi
     const found = await stat(real);
     if (found.isDirectory()) return { refused: "folder" };
     if (!found.isFile()) return { refused: "special" };
-    // A trailing slash asks for a folder.
-    if (name.endsWith("/")) return { refused: "missing" };
+    // `file/` and `file/.` ask for a folder.
+    if (/\/\.?$/.test(name)) return { refused: "missing" };
     const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY } = constants;
     handle = await open(real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
     const opened = await handle.stat({ bigint: true });

@@ -1,14 +1,9 @@
-import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
-import { once } from "node:events";
-import { isIPv6 } from "node:net";
-import { AgentError } from "../../agent/driver/errors.ts";
+import type { RemoteInfo, Socket } from "node:dgram";
+import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { boundAddresses, hostPort, listenError } from "../addresses.ts";
-import { openConfined, type Refusal } from "../files.ts";
-import { BlockQueue, toNetascii } from "./blocks.ts";
-import { negotiate } from "./options.ts";
-import { buildError, buildOack, errorCode, opcode, parsePacket, type ErrorCode, type Request } from "./protocol.ts";
-import { Transfer, type Outcome } from "./transfer.ts";
+import { bindUdp, createUdpSocket, Delivery } from "./delivery.ts";
+import { buildError, errorCode, opcode, parsePacket, type ErrorCode, type Request } from "./protocol.ts";
 
 export interface TftpServerOptions {
   /** Only regular files below this folder are served. */
@@ -43,24 +38,6 @@ const defaultLimits: TftpLimits = {
 /** RRQs with longer names are refused before the disk is asked. */
 const nameLimit = 255;
 
-const refusals: Readonly<Record<Refusal, readonly [ErrorCode, string]>> = {
-  missing: [errorCode.fileNotFound, "File not found"],
-  folder: [errorCode.fileNotFound, "Not a file"],
-  special: [errorCode.fileNotFound, "Not a file"],
-  outside: [errorCode.accessViolation, "Access violation"],
-  forbidden: [errorCode.accessViolation, "Access violation"],
-};
-
-/** A running transfer, or one whose file is just being opened. */
-interface Entry {
-  readonly request: Request;
-  readonly peer: string;
-  transfer: Transfer | undefined;
-  /** Frees the socket and the slot; without a word to the client. */
-  drop: () => void;
-  gone: boolean;
-}
-
 /**
  * A read-only TFTP server. dgram cannot tell which local address a packet was sent to, so each local address has a
  * socket of its own, and each transfer answers from the address that was asked.
@@ -70,7 +47,7 @@ export class TftpServer {
   readonly #limits: TftpLimits;
   readonly #listeners = new Map<string, Socket>();
   /** By local address and the client's address and port: a client has one transfer at a time on a port. */
-  readonly #entries = new Map<string, Entry>();
+  readonly #deliveries = new Map<string, Delivery>();
   readonly #perPeer = new Map<string, number>();
   #port: number;
   #rescan: NodeJS.Timeout | undefined;
@@ -109,7 +86,7 @@ export class TftpServer {
 
   /** Running transfers. */
   get transfers(): number {
-    return this.#entries.size;
+    return this.#deliveries.size;
   }
 
   /** Frees the port at once; running transfers are told and end. Idempotent. */
@@ -117,10 +94,7 @@ export class TftpServer {
     if (this.#stopped) return;
     this.#stopped = true;
     clearInterval(this.#rescan);
-    for (const entry of [...this.#entries.values()]) {
-      entry.transfer?.abort("The server was stopped");
-      entry.drop();
-    }
+    for (const delivery of [...this.#deliveries.values()]) delivery.end("The server was stopped");
     for (const socket of this.#listeners.values()) socket.close();
     this.#listeners.clear();
   }
@@ -131,7 +105,9 @@ export class TftpServer {
     if (this.#listeners.size === 0) throw new AgentError("E_IO", "no local address to listen on");
     if (!wildcard) return;
     // A wildcard also means the addresses that come later, when a cable is plugged in.
-    this.#rescan = setInterval(() => void this.#followAddresses(), 5_000).unref();
+    this.#rescan = setInterval(() => {
+      this.#followAddresses().catch((error: unknown) => this.#options.log.warn(toAgentError(error).message));
+    }, 5_000).unref();
   }
 
   async #followAddresses(): Promise<void> {
@@ -141,18 +117,13 @@ export class TftpServer {
       this.#listeners.delete(address);
       socket.close();
     }
-    for (const address of addresses) {
-      if (this.#listeners.has(address)) continue;
-      await this.#listen(address, true).catch((error: unknown) => {
-        this.#options.log.warn(error instanceof Error ? error.message : String(error));
-      });
-    }
+    for (const address of addresses) if (!this.#listeners.has(address)) await this.#listen(address, true);
   }
 
   async #listen(address: string, mayBeMissing: boolean): Promise<void> {
-    const socket = socketFor(address);
+    const socket = createUdpSocket(address);
     try {
-      await bind(socket, address, this.#port);
+      await bindUdp(socket, address, this.#port);
     } catch (error) {
       socket.close();
       // An IPv6 address that is still being checked for duplicates cannot be bound yet.
@@ -168,11 +139,13 @@ export class TftpServer {
   }
 
   #onPacket(socket: Socket, local: string, bytes: Uint8Array, from: RemoteInfo): void {
-    // An ERROR is never answered with an ERROR (RFC 1350 section 7).
-    if (bytes[0] === 0 && bytes[1] === opcode.error) return;
+    // An ERROR is never answered with an ERROR (RFC 1350 section 7), and port 0 cannot be answered at all.
+    if ((bytes[0] === 0 && bytes[1] === opcode.error) || from.port === 0) return;
     const packet = parsePacket(bytes);
     const refuse = (code: ErrorCode, message: string) => {
       this.#options.log.debug(`TFTP request of ${hostPort(from.address, from.port)} refused: ${message}`);
+      // The address may have gone while a file was looked for.
+      if (this.#listeners.get(local) !== socket) return;
       socket.send(buildError(code, message), from.port, from.address);
     };
     switch (packet.op) {
@@ -197,162 +170,48 @@ export class TftpServer {
     }
     if (filename.length > nameLimit) return refuse(errorCode.undefined, "The file name is too long");
     const key = `${local} ${from.address} ${from.port}`;
-    const former = this.#entries.get(key);
-    if (former !== undefined && !this.#replace(former, request)) return;
+    const former = this.#deliveries.get(key);
+    if (former !== undefined && !this.#givesWay(former, request)) return;
     const count = this.#perPeer.get(from.address) ?? 0;
-    if (this.#entries.size >= this.#limits.transfers || count >= this.#limits.transfersPerPeer) {
+    if (this.#deliveries.size >= this.#limits.transfers || count >= this.#limits.transfersPerPeer) {
       return refuse(errorCode.undefined, "Too many transfers, try again later");
     }
-    const entry: Entry = { request, peer: from.address, transfer: undefined, drop: () => {}, gone: false };
-    this.#entries.set(key, entry);
-    this.#perPeer.set(from.address, count + 1);
-    entry.drop = () => {
-      if (entry.gone) return;
-      entry.gone = true;
-      if (this.#entries.get(key) === entry) this.#entries.delete(key);
-      const left = (this.#perPeer.get(from.address) ?? 1) - 1;
-      if (left > 0) this.#perPeer.set(from.address, left);
-      else this.#perPeer.delete(from.address);
-    };
-    this.#begin(entry, local, from, refuse).catch((error: unknown) => {
-      const reason = error instanceof Error ? error.message : String(error);
-      this.#options.log.warn(`TFTP ${JSON.stringify(filename)}: ${reason}`);
-      if (!entry.gone) refuse(errorCode.undefined, "The server cannot open the file now");
-      entry.drop();
+    const delivery = new Delivery({
+      request,
+      local,
+      peer: from,
+      root: this.#options.root,
+      windowLimit: this.#limits.windowSize,
+      silenceMs: this.#limits.silenceMs,
+      totalMs: this.#limits.totalMs,
+      log: this.#options.log,
+      refuse,
+      onEnd: () => {
+        if (this.#deliveries.get(key) === delivery) this.#deliveries.delete(key);
+        const left = (this.#perPeer.get(from.address) ?? 1) - 1;
+        if (left > 0) this.#perPeer.set(from.address, left);
+        else this.#perPeer.delete(from.address);
+      },
     });
+    this.#deliveries.set(key, delivery);
+    this.#perPeer.set(from.address, count + 1);
+    delivery.begin();
   }
 
   /**
    * A second request from the same port is the first one repeated, or it comes from a client that began anew
    * (a board that was reset, `get` after `get` in one tftp session).
-   * @returns whether it shall be served; the former transfer is over then.
+   * @returns whether the new one shall be served; the former is over then.
    */
-  #replace(former: Entry, request: Request): boolean {
-    const { transfer } = former;
+  #givesWay(former: Delivery, request: Request): boolean {
     const isSame = former.request.filename === request.filename && former.request.mode === request.mode;
-    if (isSame && (transfer === undefined || transfer.unanswered)) {
-      transfer?.repeatFirst();
+    if (isSame && former.unanswered) {
+      former.repeatFirst();
       return false;
     }
     // A copy that came late must not end a transfer that runs well.
-    if (isSame && transfer?.quiet === false) return false;
-    former.drop();
+    if (isSame && !former.quiet) return false;
+    former.end();
     return true;
   }
-
-  async #begin(
-    entry: Entry,
-    local: string,
-    peer: RemoteInfo,
-    refuse: (code: ErrorCode, text: string) => void,
-  ): Promise<void> {
-    const { filename, mode, options } = entry.request;
-    const file = await openConfined(this.#options.root, filename);
-    if ("refused" in file) {
-      // A name from the top that is not below the folder may have meant the host's own tree.
-      const isAbsolute = filename.startsWith("/") && file.refused === "missing";
-      const [code, text] = refusals[isAbsolute ? "outside" : file.refused];
-      if (!entry.gone) {
-        this.#options.log.info(`TFTP ${hostPort(peer.address, peer.port)} asked for ${quote(filename)}: ${text}`);
-        refuse(code, text);
-      }
-      return entry.drop();
-    }
-    const netascii = mode === "netascii";
-    const terms = negotiate(options, {
-      sizeBytes: netascii ? undefined : file.sizeBytes,
-      windowLimit: this.#limits.windowSize,
-    });
-    if (entry.gone || "refused" in terms) {
-      await file.handle.close();
-      if (!entry.gone && "refused" in terms) refuse(errorCode.optionRefused, terms.refused);
-      return entry.drop();
-    }
-
-    const socket = socketFor(local);
-    const blocks = new BlockQueue({
-      file: file.handle,
-      sizeBytes: file.sizeBytes,
-      blockSizeBytes: terms.blockSizeBytes,
-      windowSize: terms.windowSize,
-      translate: netascii ? toNetascii : undefined,
-      onReady: (failure) => transfer.ready(failure),
-    });
-    const beganMs = performance.now();
-    const transfer = new Transfer({
-      blocks,
-      windowSize: terms.windowSize,
-      oack: terms.accepted.length === 0 ? undefined : buildOack(terms.accepted),
-      // Without a callback a failing send is as good as a lost packet, which is what it is.
-      send: (packet) => socket.send(packet, peer.port, peer.address),
-      onEnd: (outcome) => {
-        entry.drop();
-        this.#report(outcome, filename, peer, { terms, repeats: transfer.repeats, beganMs, sizeBytes: file.sizeBytes });
-      },
-      silenceMs: this.#limits.silenceMs,
-      totalMs: this.#limits.totalMs,
-    });
-    const release = entry.drop;
-    entry.drop = () => {
-      if (entry.gone) return;
-      release();
-      transfer.drop();
-      socket.close();
-    };
-    socket.on("error", (error) => transfer.abort("Server error", error.message));
-    socket.on("message", (packet, from) => {
-      if (from.port === peer.port && from.address === peer.address) transfer.receive(packet);
-      // A stranger: told so, and the transfer goes on (RFC 1350 section 4). ERRORs are not answered.
-      else if (packet[1] !== opcode.error) {
-        socket.send(buildError(errorCode.unknownTransferId, "Unknown transfer ID"), from.port, from.address);
-      }
-    });
-    await bind(socket, local, 0);
-    if (entry.gone) return;
-    entry.transfer = transfer;
-    transfer.start();
-  }
-
-  #report(
-    outcome: Outcome,
-    filename: string,
-    peer: RemoteInfo,
-    of: { terms: { blockSizeBytes: number; windowSize: number }; repeats: number; beganMs: number; sizeBytes: number },
-  ): void {
-    const { log } = this.#options;
-    const seconds = (performance.now() - of.beganMs) / 1000;
-    const what = `TFTP ${quote(filename)} to ${hostPort(peer.address, peer.port)}`;
-    if (outcome.kind === "complete") {
-      const rate = (of.sizeBytes / 1e6 / Math.max(seconds, 0.001)).toFixed(1);
-      log.info(
-        `${what}: ${of.sizeBytes} bytes in ${seconds.toFixed(2)} s (${rate} MB/s), blksize ${of.terms.blockSizeBytes}, ` +
-          `windowsize ${of.terms.windowSize}, ${of.repeats} blocks repeated`,
-      );
-    } else if (outcome.kind === "refused") log.info(`${what}: ended by the client: ${quote(outcome.message)}`);
-    else log.warn(`${what}: ${outcome.reason}`);
-  }
-}
-
-function quote(text: string): string {
-  return JSON.stringify(text.slice(0, 255));
-}
-
-/**
- * Addresses are numeric by now. dgram's own look-up would put every packet off to the next tick; this one answers
- * at once.
- */
-function socketFor(address: string): Socket {
-  const type = isIPv6(address) ? "udp6" : "udp4";
-  const lookup = (
-    host: string,
-    _options: unknown,
-    callback: (e: Error | null, address: string, family: number) => void,
-  ) => callback(null, host, 0);
-  return createSocket({ type, lookup, ipv6Only: type === "udp6" });
-}
-
-async function bind(socket: Socket, address: string, port: number): Promise<void> {
-  const listening = once(socket, "listening");
-  socket.bind({ address, port, exclusive: true });
-  await listening;
 }

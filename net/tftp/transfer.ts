@@ -119,11 +119,6 @@ export class Transfer {
     this.#end({ kind: "failed", reason });
   }
 
-  /** Ends the transfer without a word. */
-  drop(): void {
-    if (this.#phase !== "ended") this.#close();
-  }
-
   #onAck(number: number): void {
     const now = performance.now();
     if (this.#phase === "offering") {
@@ -224,11 +219,12 @@ export class Transfer {
   };
 
   #end(outcome: Outcome): void {
-    this.#close();
+    this.close();
     this.#options.onEnd(outcome);
   }
 
-  #close(): void {
+  /** Ends the transfer without a word, and closes the file. Idempotent. */
+  close(): void {
     this.#phase = "ended";
     clearTimeout(this.#timer);
     this.#options.blocks.close();

@@ -1,0 +1,212 @@
+import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { isIPv6 } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { LogBus } from "../../agent/driver/log.ts";
+import {
+  buildAck,
+  buildError,
+  buildRequest,
+  parsePacket,
+  type OptionList,
+  type Packet,
+} from "../../net/tftp/protocol.ts";
+import { TftpServer, type TftpServerOptions } from "../../net/tftp/server.ts";
+
+/** A folder with these files, gone after the test. */
+export async function folderWith(t: TestContext, files: Record<string, string | Buffer> = {}): Promise<string> {
+  const root = await mkdtemp(join(tmpdir(), "jmp-agent-boot-"));
+  t.after(() => rm(root, { recursive: true, force: true }));
+  for (const [name, content] of Object.entries(files)) await writeFile(join(root, name), content);
+  return root;
+}
+
+/** A TFTP server on a free loopback port, stopped after the test. */
+export async function startTftp(
+  t: TestContext,
+  root: string,
+  options: Partial<TftpServerOptions> = {},
+): Promise<TftpServer> {
+  const log = new LogBus().logger({ source: "driver", logger: "tftp" });
+  const server = await TftpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log, ...options });
+  t.after(() => server.stop());
+  return server;
+}
+
+/** Resolves when `holds` does. */
+export async function until(holds: () => boolean, limitMs = 10_000): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  while (!holds()) {
+    if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${holds}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+type Received = { packet: Packet; port: number; address: string };
+
+/** One UDP port of a client that says exactly what a test wants it to say. */
+export class TftpPeer {
+  readonly #socket: Socket;
+  readonly #server: { port: number; address: string };
+  readonly #inbox: Received[] = [];
+  #wake: (() => void) | undefined;
+  /** Where answers go: the port that the server sent from last. */
+  transferPort: number | undefined;
+
+  private constructor(socket: Socket, server: { port: number; address: string }) {
+    this.#socket = socket;
+    this.#server = server;
+    socket.on("message", (bytes: Buffer, from: RemoteInfo) => {
+      this.#inbox.push({ packet: parsePacket(Uint8Array.from(bytes)), port: from.port, address: from.address });
+      this.#wake?.();
+    });
+  }
+
+  static async open(t: TestContext, port: number, address = "127.0.0.1"): Promise<TftpPeer> {
+    const socket = createSocket({ type: isIPv6(address) ? "udp6" : "udp4", recvBufferSize: 1 << 20 });
+    socket.bind(0, address);
+    await once(socket, "listening");
+    const peer = new TftpPeer(socket, { port, address });
+    t.after(() => peer.close());
+    return peer;
+  }
+
+  get port(): number {
+    return this.#socket.address().port;
+  }
+
+  close(): void {
+    try {
+      this.#socket.close();
+    } catch {
+      // closed by the test already
+    }
+  }
+
+  /** To the server's well-known port. */
+  request(filename: string, options: OptionList = [], mode = "octet"): void {
+    this.sendTo(this.#server.port, buildRequest("rrq", filename, mode, options));
+  }
+
+  sendTo(port: number, bytes: Uint8Array): void {
+    this.#socket.send(bytes, port, this.#server.address);
+  }
+
+  raw(bytes: Uint8Array): void {
+    this.sendTo(this.#server.port, bytes);
+  }
+
+  ack(block: number): void {
+    this.sendTo(this.transferPort ?? 0, buildAck(block & 0xffff));
+  }
+
+  error(code: number, message: string): void {
+    this.sendTo(this.transferPort ?? 0, buildError(code, message));
+  }
+
+  /** The next packet; undefined when none comes in time. */
+  async next(timeoutMs = 5_000): Promise<Received | undefined> {
+    const deadline = performance.now() + timeoutMs;
+    while (this.#inbox.length === 0) {
+      const left = deadline - performance.now();
+      if (left <= 0) return undefined;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, left);
+        this.#wake = () => (clearTimeout(timer), resolve());
+      });
+    }
+    const received = this.#inbox.shift();
+    if (received?.packet.op === "data" || received?.packet.op === "oack") this.transferPort = received.port;
+    return received;
+  }
+
+  /** The next packet in short: `DATA 1 512`, `OACK tsize=5`, `ERROR 1 File not found`, `nothing`. */
+  async hear(timeoutMs?: number): Promise<string> {
+    const received = await this.next(timeoutMs);
+    return received === undefined ? "nothing" : inShort(received.packet);
+  }
+}
+
+export function inShort(packet: Packet): string {
+  switch (packet.op) {
+    case "data":
+      return `DATA ${packet.block} ${packet.data.length}`;
+    case "ack":
+      return `ACK ${packet.block}`;
+    case "error":
+      return `ERROR ${packet.code} ${packet.message}`;
+    case "oack":
+      return ["OACK", ...packet.options.map(([name, value]) => `${name}=${value}`)].join(" ");
+    default:
+      return packet.op;
+  }
+}
+
+export interface DownloadOptions {
+  port: number;
+  address?: string;
+  filename: string;
+  options?: OptionList;
+  mode?: string;
+  /** When nothing is heard for so long, the last packet is said again. */
+  repeatMs?: number;
+}
+
+/**
+ * Fetches a whole file as RFC 1350 and 7440 tell a client to.
+ * @throws Error with the text of the server's ERROR.
+ */
+export async function download(t: TestContext, wanted: DownloadOptions): Promise<Buffer> {
+  const { filename, options = [], repeatMs = 1_000 } = wanted;
+  const peer = await TftpPeer.open(t, wanted.port, wanted.address);
+  const parts: Uint8Array[] = [];
+  let [blockSize, window, sinceAck, acked] = [512, 1, 0, false];
+  const say = () => (acked ? peer.ack(parts.length) : peer.request(filename, options, wanted.mode));
+  const acknowledge = () => {
+    acked = true;
+    sinceAck = 0;
+    say();
+  };
+  say();
+  let silences = 0;
+  let gapReported = -1;
+  for (;;) {
+    const received = await peer.next(repeatMs);
+    if (received === undefined) {
+      if ((silences += 1) > 60) throw new Error("the server is silent");
+      sinceAck = 0;
+      say();
+      continue;
+    }
+    silences = 0;
+    const { packet } = received;
+    if (packet.op === "error") throw new Error(inShort(packet));
+    if (packet.op === "oack") {
+      if (parts.length > 0) continue;
+      for (const [name, value] of packet.options) {
+        if (name === "blksize") blockSize = Number(value);
+        if (name === "windowsize") window = Number(value);
+      }
+      acknowledge();
+    } else if (packet.op === "data") {
+      if (packet.block === ((parts.length + 1) & 0xffff)) {
+        parts.push(packet.data);
+        sinceAck += 1;
+        const isLast = packet.data.length < blockSize;
+        if (isLast || sinceAck >= window) acknowledge();
+        if (isLast) break;
+      } else if (packet.block === (parts.length & 0xffff)) {
+        // The last one again: its ACK was lost.
+        acknowledge();
+      } else if (window > 1 && gapReported !== parts.length) {
+        gapReported = parts.length;
+        acknowledge();
+      }
+    }
+  }
+  peer.close();
+  return Buffer.concat(parts);
+}
