@@ -8,6 +8,8 @@ export type StoreOptions = Readonly<Record<string, string>>;
 export const requiredOptions: Readonly<Record<string, readonly string[]>> = {
   fs: ["root"],
   memory: [],
+  http: ["endpoint"],
+  s3: ["bucket"],
 };
 
 /**
@@ -28,8 +30,12 @@ export async function openStore(
       });
     case "memory":
       return (await import("./memory.ts")).openMemoryStore();
+    case "http":
+      return (await import("./http.ts")).openHttpStore({ ...options, endpoint: required(options, "endpoint") });
+    case "s3":
+      return (await import("./s3.ts")).openS3Store({ ...options, bucket: required(options, "bucket") });
     default:
-      throw new AgentError("E_CONFIG", `scheme ${scheme} is not known`);
+      return (await import("./foreign.ts")).openForeignStore(scheme, options);
   }
 }
 
