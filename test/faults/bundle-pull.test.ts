@@ -27,11 +27,11 @@ const tarLayer = "application/vnd.oci.image.layer.v1.tar+gzip";
 interface Station {
   readonly directory: string;
   readonly warnings: string[];
-  pull(
+  pull: (
     reference: string,
     options?: { cache?: BundleCache; plainHttp?: string[]; credentialsFor?: string },
-  ): Promise<Bundle>;
-  newCache(options?: { mostBytes?: number; keep?: number }): BundleCache;
+  ) => Promise<Bundle>;
+  newCache: (options?: { mostBytes?: number; keep?: number }) => BundleCache;
 }
 
 /** A cache directory with its user; every `newCache` stands for a new process. */

@@ -76,9 +76,9 @@ export interface FakeRegistry {
   readonly blobs: Map<string, Uint8Array>;
   answer: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** Puts an image under a tag (and under its digest). @returns its digest */
-  put(tag: string, layers: readonly FakeLayer[], extra?: object): string;
-  putManifest(tag: string, document: object, mediaType?: string): string;
-  stop(): Promise<void>;
+  put: (tag: string, layers: readonly FakeLayer[], extra?: object) => string;
+  putManifest: (tag: string, document: object, mediaType?: string) => string;
+  stop: () => Promise<void>;
 }
 
 export const imageType = "application/vnd.oci.image.manifest.v1+json";
