@@ -19,4 +19,8 @@ export const commands: Readonly<Record<string, Listed>> = {
     summary: "List the drivers, or describe one",
     load: async () => (await import("./drivers.ts")).drivers,
   },
+  flash: {
+    summary: "Flash a board by netboot and read its disk back",
+    load: async () => (await import("./flash.ts")).flashBoard,
+  },
 };

@@ -1,14 +1,12 @@
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import { loadConfig } from "../config/load.ts";
 import type { ExporterConfig } from "../config/schema.ts";
-import { findExporterConfig } from "../config/search.ts";
-import { shippedDrivers } from "../driver/catalog.ts";
-import { AgentError, toAgentError } from "../driver/errors.ts";
+import { toAgentError } from "../driver/errors.ts";
 import { LogBus, type Logger, type Severity } from "../driver/log.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { serve, type Served } from "../session/server.ts";
 import { defineCommand } from "./command.ts";
+import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
 import { listenerOptions, readListeners, type Listeners } from "./listeners.ts";
 import { startProcessLog } from "./process-log.ts";
 import { listenForStop } from "./signals.ts";
@@ -23,12 +21,7 @@ export const run = defineCommand({
   name: "run",
   summary: "Serve the drivers of an exporter configuration until a signal comes.",
   options: {
-    exporter: {
-      type: "string",
-      value: "ALIAS",
-      help: "the configuration of this name in the user's or the system's directory",
-    },
-    "exporter-config": { type: "string", value: "PATH", help: "the configuration in this file" },
+    ...exporterOptions,
     ...listenerOptions,
   },
   notes: `
@@ -42,16 +35,10 @@ Examples:
   jmp-agent run --exporter bench --tls-grpc-listener 1234 --tls-cert bench.crt --tls-key bench.key`,
 
   async run(given) {
-    const usage = (message: string) => new AgentError("E_USAGE", message);
-    const { exporter: alias, "exporter-config": path } = given;
-    if (alias === undefined && path === undefined)
-      throw usage("one of --exporter, --exporter-config should be specified");
-    if (alias !== undefined && path !== undefined)
-      throw usage("only one of --exporter, --exporter-config should be specified");
     const listeners = await readListeners(given, process.env);
     hidePassphrase(given.passphrase);
     delete process.env["JMP_PASSPHRASE"];
-    const { config, warnings } = await load(path, alias);
+    const { config, warnings } = await loadExporterConfig(given);
     if (listeners.unix !== undefined) await claimSocketPath(listeners.unix);
 
     const logs = new LogBus();
@@ -70,16 +57,6 @@ Examples:
     }
   },
 });
-
-async function load(path: string | undefined, alias: string | undefined) {
-  try {
-    return await loadConfig(path ?? (await findExporterConfig(alias ?? "")), { catalog: shippedDrivers });
-  } catch (thrown) {
-    const { code, message, hint } = toAgentError(thrown);
-    const lines = message.includes("\n") ? `\n${message}` : ` ${message}`;
-    throw new AgentError(code, `Failed to load config:${lines}`, { cause: thrown, hint });
-  }
-}
 
 /** From opened drivers to closed ones: reset, serve, wait for a signal, close. Answers the exit code. */
 async function runExporter(config: ExporterConfig, listeners: Listeners, logs: LogBus, log: Logger): Promise<number> {

@@ -7,7 +7,8 @@ import { assertInstalled, VirtualMachine } from "./machine.ts";
 export const partConfig = virtualBoardConfig.extend({ board: z.string() });
 
 /** The machine that the parts of one board share. @throws DeviceOffline if QEMU is not installed. */
-export function virtualMachineOf({ config, shared, log }: OpenContext<z.output<typeof partConfig>>): VirtualMachine {
+export function virtualMachineOf(context: OpenContext<z.output<typeof partConfig>>): VirtualMachine {
+  const { config, log } = context;
   assertInstalled(config);
-  return shared(`virtual-board:${config.board}`, () => new VirtualMachine(config, log));
+  return context.shared(`virtual-board:${config.board}`, () => new VirtualMachine(config, log));
 }

@@ -1,0 +1,195 @@
+import { open } from "node:fs/promises";
+import { baseFlashers, withBundle } from "../../bundles/flash/configured.ts";
+import type { FlashDevices } from "../../bundles/flash/devices.ts";
+import type { BoardAddress } from "../../bundles/flash/bootloader.ts";
+import { flash } from "../../bundles/flash/flash.ts";
+import { readImageFile } from "../../bundles/flash/image.ts";
+import { timelineText, type Receipt } from "../../bundles/flash/receipt.ts";
+import type { TimelineEvents } from "../../bundles/flash/timeline.ts";
+import { flasher } from "../../bundles/flasher/interface.ts";
+import { writeDurably } from "../../bundles/durable.ts";
+import { power } from "../../boards/power/interface.ts";
+import { serialConsole } from "../../boards/serial/interface.ts";
+import { opendal } from "../../boards/storage/interface.ts";
+import { ubootConsole } from "../../boards/uboot/interface.ts";
+import { http } from "../../net/http/interface.ts";
+import { tftp } from "../../net/tftp/interface.ts";
+import { AgentError } from "../driver/errors.ts";
+import { LogBus, severities } from "../driver/log.ts";
+import { createExporter, type Exporter } from "../session/exporter.ts";
+import { defineCommand } from "./command.ts";
+import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
+import { Progress } from "./j/progress.ts";
+import { listenForStop } from "./signals.ts";
+import { version } from "./version.ts";
+
+export const flashBoard = defineCommand({
+  name: "flash",
+  summary: "Flash a board by netboot, on this host: no client needed. The board's disk is read back and compared.",
+  words: { usage: "IMAGE", least: 1, most: 1 },
+  options: {
+    ...exporterOptions,
+    flasher: { type: "string", value: "NAME", help: "dotted path of the flasher driver (the only one)" },
+    target: {
+      type: "string",
+      value: "TARGET",
+      help: "a target of the bundle, or a device of the board (the configured one)",
+    },
+    bundle: {
+      type: "string",
+      value: "REF",
+      help: "another bundle than the configured one: HOST/NAME:TAG, oci-layout:DIR or file:DIR",
+    },
+    method: {
+      type: "string",
+      value: "METHOD",
+      choices: ["shell", "fls"],
+      help: "what writes the disk: the bundle's own tools, or fls (shell)",
+    },
+    receipt: { type: "string", value: "PATH", help: "where the receipt is written (receipt.json)" },
+    "console-log": { type: "string", value: "PATH", help: "where all the board says is written (flash-console.log)" },
+    ip: { type: "string", value: "ADDRESS/PREFIX", help: "the board's address, where there is no DHCP server" },
+    gateway: { type: "string", value: "ADDRESS", help: "the board's gateway, with --ip" },
+    "off-time": { type: "string", value: "SECONDS", help: "how long the board is without power first (2)" },
+    "leave-on": { type: "boolean", help: "do not switch the board off at the end" },
+  },
+  notes: `
+IMAGE is raw or compressed with gzip, xz, bzip2 or zstd; its first bytes tell. The exit code is 0 only if the disk was
+read back and holds the image.
+
+Example:
+  jmp-agent flash image.raw.xz --exporter-config bench.yaml --target emmc`,
+
+  async run(given, [imagePath = ""]) {
+    const address = boardAddress(given.ip, given.gateway);
+    const offMs = seconds(given["off-time"]);
+    const image = await readImageFile(imagePath);
+    const { config } = await loadExporterConfig(given);
+    const path = chooseFlasher(baseFlashers(config.export), given.flasher);
+    const entries = given.bundle === undefined ? config.export : withBundle(config.export, path, given.bundle);
+
+    const stop = listenForStop((exitCode) => process.exit(exitCode));
+    const logs = new LogBus();
+    showWarnings(logs);
+    const exporter = await createExporter({ name: config.metadata.name, export: entries, logs });
+    const consoleLog = await open(given["console-log"] ?? "flash-console.log", "w");
+    try {
+      await exporter.tree.reset();
+      const receipt = await flash(devicesOf(exporter, path), {
+        image,
+        exporter: config.metadata.name,
+        method: given.method === "fls" ? "fls" : "shell",
+        target: given.target,
+        address,
+        offMs,
+        leavePowerOn: given["leave-on"],
+        versions: { "jumpstarter-agent": version },
+        transcript: (chunk) => void consoleLog.appendFile(chunk),
+        events: showSteps(),
+        signal: stop.signal,
+      });
+      await writeDurably(given.receipt ?? "receipt.json", JSON.stringify(receipt, undefined, 2) + "\n");
+      return report(receipt, given["console-log"] ?? "flash-console.log");
+    } finally {
+      await exporter.tree.release();
+      await exporter.close();
+      await consoleLog.close();
+    }
+  },
+});
+
+function chooseFlasher(found: readonly string[], wanted: string | undefined): string {
+  const [only, ...others] = found;
+  if (wanted !== undefined && found.includes(wanted)) return wanted;
+  if (only === undefined) throw new AgentError("E_CONFIG", "this exporter has no flasher");
+  if (wanted === undefined && others.length === 0) return only;
+  const names = found.join(", ");
+  const problem = wanted === undefined ? "there are several flashers" : `there is no flasher ${wanted}`;
+  throw new AgentError("E_USAGE", `${problem}: --flasher is one of ${names}`);
+}
+
+function devicesOf(exporter: Exporter, path: string): FlashDevices {
+  return {
+    flasher: exporter.calls(path, flasher),
+    power: exporter.calls(`${path}.power`, power),
+    serial: exporter.calls(`${path}.serial`, serialConsole),
+    uboot: exporter.calls(`${path}.uboot`, ubootConsole),
+    tftp: exporter.calls(`${path}.tftp`, tftp),
+    tftpFiles: exporter.calls(`${path}.tftp.storage`, opendal),
+    http: exporter.calls(`${path}.http`, http),
+    httpFiles: exporter.calls(`${path}.http.storage`, opendal),
+    lend: async (source, use) => await use(exporter.resources.lend(source, null)),
+  };
+}
+
+/** One line per step, and a bar while bytes move. */
+function showSteps(): TimelineEvents {
+  let bar: Bar | undefined;
+  return {
+    progress: (step, doneBytes, totalBytes) => {
+      // The image is staged while the board boots; its bar would stand in the way of the lines.
+      if (step === "stage image") return;
+      bar ??= startBar(step, totalBytes);
+      bar.doneBytes = doneBytes;
+    },
+    end: ({ name, durationMs, verdict }) => {
+      if (bar?.step === name) {
+        bar.shown.end();
+        bar = undefined;
+      }
+      const mark = verdict === "ok" ? "done" : "FAILED";
+      process.stderr.write(`${mark.padEnd(6)} ${name} (${(durationMs / 1000).toFixed(2)} s)\n`);
+    },
+  };
+}
+
+interface Bar {
+  readonly step: string;
+  readonly shown: Progress;
+  doneBytes: number;
+}
+
+function startBar(step: string, totalBytes: number): Bar {
+  const bar: Bar = { step, doneBytes: 0, shown: new Progress(step, totalBytes, () => bar.doneBytes) };
+  return bar;
+}
+
+function showWarnings(logs: LogBus): void {
+  const least = severities.indexOf("WARNING");
+  logs.subscribe(({ severity, logger, message }) => {
+    if (severities.indexOf(severity) >= least) process.stderr.write(`${severity} ${logger}: ${message}\n`);
+  });
+}
+
+function report(receipt: Receipt, consoleLog: string): number {
+  process.stdout.write(timelineText(receipt.steps));
+  if (receipt.failure !== undefined) {
+    const { step, message } = receipt.failure;
+    process.stderr.write(`jmp-agent flash: ${step}: ${message}\nthe console log is in ${consoleLog}\n`);
+    return 1;
+  }
+  const { bytes = 0, sha256 = "" } = receipt.image.content ?? {};
+  process.stdout.write(`${receipt.target ?? ""} holds the image: ${bytes} bytes read back, sha256 ${sha256}\n`);
+  return 0;
+}
+
+function boardAddress(ip: string | undefined, gateway: string | undefined): BoardAddress | undefined {
+  if (ip === undefined) {
+    if (gateway === undefined) return undefined;
+    throw new AgentError("E_USAGE", "--gateway needs --ip");
+  }
+  const [, address = "", prefix = ""] = /^(\d+\.\d+\.\d+\.\d+)\/(\d+)$/.exec(ip) ?? [];
+  const bits = Number(prefix);
+  if (address === "" || bits < 1 || bits > 32) throw new AgentError("E_USAGE", "--ip must be like 192.168.1.20/24");
+  const mask = (0xffffffff << (32 - bits)) >>> 0;
+  const netmask = [24, 16, 8, 0].map((shift) => (mask >>> shift) & 255).join(".");
+  return { ip: address, netmask, gateway };
+}
+
+function seconds(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (text.trim() === "" || !(value >= 0 && value <= 600))
+    throw new AgentError("E_USAGE", "--off-time must be 0 to 600");
+  return value * 1_000;
+}

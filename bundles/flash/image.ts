@@ -1,0 +1,153 @@
+import { once } from "node:events";
+import { createHash, randomBytes } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { open } from "node:fs/promises";
+import { basename } from "node:path";
+import { PassThrough, type Readable, type Writable } from "node:stream";
+import { AgentError } from "../../agent/driver/errors.ts";
+import type { ContentEncoding, ResourceHandle } from "../../agent/driver/resource.ts";
+import type { Calls } from "../../agent/driver/interface.ts";
+import { decoded } from "../../agent/stream/codecs.ts";
+import type { opendal } from "../../boards/storage/interface.ts";
+
+const chunkBytes = 2 ** 20;
+
+/** An image file, as it lies on this machine. */
+export interface ImageFile {
+  readonly path: string;
+  readonly bytes: number;
+  readonly encoding: ContentEncoding | null;
+}
+
+/** An image that the board can fetch, and what its disk must hold afterwards. */
+export interface StagedImage {
+  /** Its name on the HTTP server; needs no quoting. */
+  readonly name: string;
+  /** How the served bytes are encoded. */
+  readonly encoding: ContentEncoding | null;
+  /** Digest of the file as given. */
+  readonly sha256: string;
+  /** Length and digest of what belongs on the disk. */
+  readonly content: { readonly bytes: number; readonly sha256: string };
+}
+
+const magics: readonly (readonly [ContentEncoding, string])[] = [
+  ["gzip", "1f8b08"],
+  ["xz", "fd377a585a00"],
+  ["bz2", "425a68"],
+  ["zstd", "28b52ffd"],
+];
+const suffixes: Readonly<Record<string, ContentEncoding>> = { gz: "gzip", xz: "xz", bz2: "bz2", zst: "zstd" };
+
+/** Looks at a file's first bytes. @throws AgentError E_INVALID if it is named like an encoding that it is not in */
+export async function readImageFile(path: string): Promise<ImageFile> {
+  const file = await open(path, "r");
+  try {
+    const stat = await file.stat();
+    if (!stat.isFile()) throw new AgentError("E_INVALID", `${path} is not a file`);
+    if (stat.size === 0) throw new AgentError("E_INVALID", `${path} is empty`);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(6), 0, 6, 0);
+    const start = buffer.toString("hex", 0, bytesRead);
+    const encoding = magics.find(([, magic]) => start.startsWith(magic))?.[0] ?? null;
+    const promised = suffixes[/\.(\w+)$/.exec(path)?.[1]?.toLowerCase() ?? ""];
+    if (promised !== undefined && promised !== encoding) {
+      throw new AgentError("E_INVALID", `${basename(path)} does not begin like ${promised} data`);
+    }
+    return { path, bytes: stat.size, encoding };
+  } finally {
+    await file.close();
+  }
+}
+
+/** Where an image is put for the board to fetch. */
+export interface ImageStore {
+  readonly files: Calls<typeof opendal>;
+  /** Lends a local stream to one call of `files`. */
+  lend<T>(source: Readable, use: (handle: ResourceHandle) => Promise<T>): Promise<T>;
+}
+
+/**
+ * Copies an image to the HTTP server's files and digests it on the way, as it is and decoded. Small systems on
+ * boards seldom have zstd, so those images are served decoded; the others are smaller on the wire as they are.
+ * @param onProgress bytes of the file that were read
+ */
+export async function stageImage(
+  image: ImageFile,
+  store: ImageStore,
+  { signal, onProgress }: { signal: AbortSignal; onProgress?: (bytes: number) => void },
+): Promise<StagedImage> {
+  const serveDecoded = image.encoding === "zstd";
+  const name = `flash-${randomBytes(8).toString("hex")}.img`;
+  const stop = new AbortController();
+  const stopped = AbortSignal.any([signal, stop.signal]);
+  const given = new Meter();
+  // An image that is not encoded need not be digested twice.
+  const content = image.encoding === null ? given : new Meter();
+  const upload = new PassThrough({ highWaterMark: chunkBytes });
+  const toDecode = new PassThrough({ highWaterMark: chunkBytes });
+
+  const read = async () => {
+    for await (const chunk of createReadStream(image.path, { highWaterMark: chunkBytes, signal: stopped })) {
+      given.take(chunk as Buffer);
+      onProgress?.(given.bytes);
+      if (image.encoding !== null) await write(toDecode, chunk as Buffer, stopped);
+      if (!serveDecoded) await write(upload, chunk as Buffer, stopped);
+    }
+    toDecode.end();
+    if (!serveDecoded) upload.end();
+  };
+  const decode = async () => {
+    if (image.encoding === null) return;
+    for await (const chunk of decoded(toDecode, image.encoding)) {
+      content.take(chunk as Buffer);
+      if (serveDecoded) await write(upload, chunk as Buffer, stopped);
+    }
+    if (serveDecoded) upload.end();
+  };
+  const send = () =>
+    store.lend(upload, async (handle) => {
+      const fd = await store.files.open(name, "wb");
+      await store.files.file_write(fd, handle);
+      await store.files.file_close(fd);
+    });
+
+  const tasks = [read(), decode(), send()];
+  try {
+    await Promise.all(tasks);
+  } catch (error) {
+    stop.abort();
+    toDecode.destroy();
+    upload.destroy();
+    await Promise.allSettled(tasks);
+    await store.files.delete(name).catch(() => {});
+    throw error;
+  }
+  return {
+    name,
+    encoding: serveDecoded ? null : image.encoding,
+    sha256: given.sha256(),
+    content: { bytes: content.bytes, sha256: content.sha256() },
+  };
+}
+
+/** Counts and digests bytes. */
+class Meter {
+  readonly #hash = createHash("sha256");
+  #digest: string | undefined;
+  bytes = 0;
+
+  take(chunk: Buffer): void {
+    this.#hash.update(chunk);
+    this.bytes += chunk.length;
+  }
+
+  /** Hexadecimal; nothing more can be taken then. */
+  sha256(): string {
+    return (this.#digest ??= this.#hash.digest("hex"));
+  }
+}
+
+/** Writes and waits for room. */
+async function write(to: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
+  if (!to.write(chunk)) await once(to, "drain", { signal });
+}

@@ -1,0 +1,56 @@
+import { type AgentError, toAgentError } from "../../agent/driver/errors.ts";
+
+/** One step of a flash, as it went. Times in milliseconds since the start. */
+export interface Step {
+  readonly name: string;
+  readonly startMs: number;
+  readonly durationMs: number;
+  readonly verdict: "ok" | "failed";
+}
+
+export interface TimelineEvents {
+  /** A step begins. */
+  begin?(step: string): void;
+  /** A step knows how far it is, in bytes. */
+  progress?(step: string, doneBytes: number, totalBytes: number): void;
+  /** A step has ended. */
+  end?(step: Step): void;
+}
+
+/** Runs named steps, keeps their times, and remembers which failed first. */
+export class Timeline {
+  readonly steps: Step[] = [];
+  readonly #startMs = performance.now();
+  readonly #events: TimelineEvents;
+  /** The step that failed first. */
+  failed: { readonly step: string; readonly error: AgentError } | undefined;
+
+  constructor(events: TimelineEvents = {}) {
+    this.#events = events;
+  }
+
+  get elapsedMs(): number {
+    return Math.round(performance.now() - this.#startMs);
+  }
+
+  /** @throws AgentError what `work` threw */
+  async step<T>(name: string, work: (progress: (done: number, total: number) => void) => Promise<T>): Promise<T> {
+    const startMs = this.elapsedMs;
+    this.#events.begin?.(name);
+    try {
+      const result = await work((done, total) => this.#events.progress?.(name, done, total));
+      this.#end({ name, startMs, durationMs: this.elapsedMs - startMs, verdict: "ok" });
+      return result;
+    } catch (thrown) {
+      const error = toAgentError(thrown);
+      this.failed ??= { step: name, error };
+      this.#end({ name, startMs, durationMs: this.elapsedMs - startMs, verdict: "failed" });
+      throw error;
+    }
+  }
+
+  #end(step: Step): void {
+    this.steps.push(step);
+    this.#events.end?.(step);
+  }
+}
