@@ -153,7 +153,7 @@ test("udp: one frame is one datagram, also an empty one, and a port that is not 
   let from!: AddressInfo;
   const three = new Promise<void>((resolve) =>
     peer.on("message", (datagram, sender) => {
-      from = sender as unknown as AddressInfo;
+      from = sender;
       got.push(datagram.toString());
       if (got.length === 3) resolve();
     }),
@@ -238,7 +238,7 @@ test("websocket: a slow client holds the server up, and loses nothing", async (t
 test("websocket: refusal, a broken close and a message beyond the limit are errors", async (t) => {
   const url = await webSocketServer(t, (peer) => {
     peer.on("message", (data) => {
-      if (String(data) === "big") peer.send(Buffer.alloc(2_000));
+      if ((data as Buffer).toString() === "big") peer.send(Buffer.alloc(2_000));
       else peer.close(1011, "broken");
     });
   });
