@@ -9,6 +9,7 @@ import {
   type ClientHttp2Session,
   type ClientHttp2Stream,
   type IncomingHttpHeaders,
+  type IncomingHttpStatusHeader,
 } from "node:http2";
 import { connect as connectSocket, type Socket } from "node:net";
 import { AgentError } from "../driver/errors.ts";
@@ -183,7 +184,9 @@ function follow(stream: ClientHttp2Stream, what: string, signal: AbortSignal | u
     cancel();
   };
   signal?.addEventListener("abort", abort, { once: true });
-  stream.once("error", (error) => (failure ??= error));
+  stream.once("error", (error) => {
+    failure ??= error;
+  });
 
   let begin: (headers: IncomingHttpHeaders) => void;
   const status = new Promise<void>((resolve, reject) => {
@@ -192,7 +195,7 @@ function follow(stream: ClientHttp2Stream, what: string, signal: AbortSignal | u
       if (error === undefined) resolve();
       else reject(error);
     };
-    stream.once("response", (headers: IncomingHttpHeaders) => {
+    stream.once("response", (headers: IncomingHttpHeaders & IncomingHttpStatusHeader) => {
       // A status in the first headers means that nothing else comes.
       if (headers["grpc-status"] !== undefined || headers[":status"] !== 200) end(headers);
       else begin(headers);

@@ -1,0 +1,2 @@
+import type { Commands } from "../command.ts";
+export const commands: Commands = {};

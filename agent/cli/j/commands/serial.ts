@@ -1,0 +1,82 @@
+import { createWriteStream } from "node:fs";
+import type { Duplex } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { serialConsole } from "../../../../boards/serial/interface.ts";
+import { AgentError, toAgentError } from "../../../driver/errors.ts";
+import { command, type Commands, type Run } from "../command.ts";
+import { runConsole } from "../console.ts";
+
+export const commands: Commands = {
+  "start-console": command({
+    help: "Start serial port console",
+    run: async (run) => {
+      run.print("\nStarting serial port console ... exit with CTRL+B x 3 times\n");
+      await runConsole(await run.node.as(serialConsole, { signal: run.signal }).connect());
+    },
+  }),
+  pipe: command({
+    help: `Pipe serial port data to stdout or a file, and stdin to the port if it is piped
+
+Reads until Ctrl-C or the end of the connection; input ends at the end of stdin.
+
+  j serial pipe                                   # serial output to stdout
+  j serial pipe -o serial.log                     # ... to a file
+  echo hello | j serial pipe                      # send, then keep reading
+  cat commands.txt | j serial pipe --no-output    # send and leave`,
+    options: {
+      output: { kind: "text", short: "o", help: "Output file path. If not specified, writes to stdout." },
+      input: { kind: "flag", short: "i", help: "Force enable stdin to serial port. Auto-detected if stdin is piped." },
+      noInput: { kind: "flag", help: "Disable stdin to serial port, even if stdin is piped." },
+      append: { kind: "flag", short: "a", help: "Append to output file instead of overwriting." },
+      noOutput: { kind: "flag", help: "Disable serial output. Send stdin to serial and exit at EOF." },
+    },
+    run: async (run, { output, input, noInput, append, noOutput }) => {
+      const usage = (message: string) => new AgentError("E_USAGE", message);
+      if (input && noInput) throw usage("Cannot use both --input and --no-input");
+      if (noOutput && output !== undefined) throw usage("Cannot use both --no-output and --output");
+      if (noOutput && append) throw usage("Cannot use both --no-output and --append");
+      if (append && output === undefined) throw usage("--append requires --output");
+      const sending = !noInput && (input || !process.stdin.isTTY);
+      if (noOutput && !sending) throw usage("--no-output requires stdin input (pipe stdin or use --input)");
+
+      const ways = [...(sending ? ["stdin→serial"] : []), ...(noOutput ? [] : [`serial→${output ?? "stdout"}`])];
+      run.note(`${ways.join(", ")} (${noOutput ? "exits at end of input" : "Ctrl+C to exit"})`);
+      const stream = await run.node.as(serialConsole, { signal: run.signal }).connect();
+      try {
+        if (noOutput) await send(stream);
+        else return await receive(run, stream, { output, append, sending });
+      } finally {
+        stream.destroy();
+      }
+    },
+  }),
+};
+
+/** Sends stdin and says that no more will come; what was taken is written out even after we have left. */
+async function send(stream: Duplex): Promise<void> {
+  stream.resume();
+  await pipeline(process.stdin, stream);
+}
+
+async function receive(
+  run: Run,
+  stream: Duplex,
+  { output, append, sending }: { output: string | undefined; append: boolean; sending: boolean },
+): Promise<number> {
+  if (sending) pipeline(process.stdin, stream).catch(() => {}); // the reading side tells why
+  const sink = output === undefined ? process.stdout : createWriteStream(output, { flags: append ? "a" : "w" });
+  try {
+    await pipeline(stream, sink, { end: output !== undefined });
+    run.note("\nSerial connection closed normally (end of stream).");
+    return 0;
+  } catch (error) {
+    if (run.signal.aborted) {
+      run.note("\nStopped.");
+      return 0;
+    }
+    run.note(`\nSerial connection lost: ${toAgentError(error).message}`);
+    return 1;
+  } finally {
+    process.stdin.destroy();
+  }
+}

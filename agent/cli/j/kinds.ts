@@ -1,0 +1,59 @@
+import type { RemoteNode } from "../../client/node.ts";
+import type { Interface } from "../../driver/interface.ts";
+import type { Commands } from "./command.ts";
+
+/** What `j` knows of one kind of driver. */
+export interface Kind {
+  /** Help of a driver whose configuration describes it with nothing better. */
+  readonly summary: string;
+  /** Loads the commands; only for drivers that the words name. */
+  commands(node: RemoteNode, signal: AbortSignal): Promise<Commands>;
+}
+
+type Load = Kind["commands"];
+
+/** Commands made of the interface alone. */
+function derived(load: () => Promise<Interface>): Load {
+  return async () => {
+    const [wanted, { commandsOf }] = await Promise.all([load(), import("./commands/derived.ts")]);
+    return commandsOf(wanted);
+  };
+}
+
+const power: Load = async () => (await import("./commands/power.ts")).commands;
+const virtualPower: Load = async () => (await import("./commands/power.ts")).virtualCommands;
+const network: Load = async () => (await import("./commands/network.ts")).commands;
+const serial: Load = async () => (await import("./commands/serial.ts")).commands;
+const storage: Load = async () => (await import("./commands/storage.ts")).commands;
+const flasher: Load = async () => (await import("./commands/flasher.ts")).flasherCommands;
+const mux: Load = async () => (await import("./commands/flasher.ts")).muxCommands;
+const muxFlasher: Load = async () => (await import("./commands/flasher.ts")).muxFlasherCommands;
+const netbootFlasher: Load = async () => (await import("./commands/netboot-flasher.ts")).commands;
+const shell: Load = async (node, signal) => (await import("./commands/shell.ts")).commandsOf(node, signal);
+const http = derived(async () => (await import("../../../net/http/interface.ts")).http);
+const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")).tftp);
+const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
+
+/** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
+export const kinds: ReadonlyMap<string, Kind> = new Map([
+  kind("jumpstarter_driver_composite.client.CompositeClient", "Generic composite device", () => Promise.resolve({})),
+  kind("jumpstarter_driver_power.client.PowerClient", "Generic power", power),
+  kind("jumpstarter_driver_power.client.VirtualPowerClient", "Generic power", virtualPower),
+  kind("jumpstarter_driver_network.client.NetworkClient", "Generic Network Connection", network),
+  kind("jumpstarter_driver_network.client.DbusNetworkClient", "Generic Network Connection", network),
+  kind("jumpstarter_driver_pyserial.client.PySerialClient", "Serial port client", serial),
+  kind("jumpstarter_driver_opendal.client.OpendalClient", "Opendal Storage", storage),
+  kind("jumpstarter_driver_opendal.client.FlasherClient", "Generic flasher interface", flasher),
+  kind("jumpstarter.client.flasher.FlasherClient", "Generic flasher interface", flasher),
+  kind("jumpstarter_driver_opendal.client.StorageMuxClient", "Storage operations", mux),
+  kind("jumpstarter_driver_opendal.client.StorageMuxFlasherClient", "Generic flasher interface", muxFlasher),
+  kind("jumpstarter_driver_flashers.client.BaseFlasherClient", "Software-defined flasher interface", netbootFlasher),
+  kind("jumpstarter_driver_http.client.HttpServerClient", "HTTP server", http),
+  kind("jumpstarter_driver_tftp.client.TftpServerClient", "TFTP server", tftp),
+  kind("jumpstarter_driver_uboot.client.UbootConsoleClient", "U-Boot console", uboot),
+  kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
+]);
+
+function kind(clientClass: string, summary: string, commands: Load): [string, Kind] {
+  return [clientClass, { summary, commands }];
+}

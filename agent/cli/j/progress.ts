@@ -1,0 +1,58 @@
+/** How often a terminal's bar moves; elsewhere a line is written at most every ten seconds. */
+const barEveryMs = 100;
+const lineEveryMs = 10_000;
+
+/** Shows on stderr how far a transfer is: a bar on a terminal, else a line now and then. */
+export class Progress {
+  readonly #label: string;
+  readonly #totalBytes: number | undefined;
+  readonly #bytes: () => number;
+  readonly #startedMs = performance.now();
+  readonly #timer: NodeJS.Timeout;
+
+  /**
+   * @param totalBytes undefined when nobody knows
+   * @param bytes how many are done, asked whenever the display changes
+   */
+  constructor(label: string, totalBytes: number | undefined, bytes: () => number) {
+    this.#label = label;
+    this.#totalBytes = totalBytes;
+    this.#bytes = bytes;
+    this.#timer = setInterval(() => this.#show(), process.stderr.isTTY ? barEveryMs : lineEveryMs).unref();
+  }
+
+  /** Shows the last state and leaves the line. */
+  end(): void {
+    clearInterval(this.#timer);
+    this.#show();
+    if (process.stderr.isTTY) process.stderr.write("\n");
+  }
+
+  #show(): void {
+    const seconds = Math.max((performance.now() - this.#startedMs) / 1000, 0.001);
+    const line = progressLine({ label: this.#label, bytes: this.#bytes(), totalBytes: this.#totalBytes, seconds });
+    process.stderr.write(process.stderr.isTTY ? `\r${line}\x1b[K` : `${line}\n`);
+  }
+}
+
+const barWidth = 24;
+const mebi = 1024 * 1024;
+
+/** `flash [############            ]  50% 128.0/256.0 MiB 100.0 MiB/s 0:01` */
+export function progressLine(of: {
+  label: string;
+  bytes: number;
+  totalBytes: number | undefined;
+  seconds: number;
+}): string {
+  const rate = of.bytes / of.seconds;
+  const done = (of.bytes / mebi).toFixed(1);
+  const speed = `${(rate / mebi).toFixed(1)} MiB/s`;
+  if (of.totalBytes === undefined || of.totalBytes === 0) return `${of.label} ${done} MiB ${speed}`;
+  const part = Math.min(1, of.bytes / of.totalBytes);
+  const bar = "#".repeat(Math.round(part * barWidth)).padEnd(barWidth);
+  const percent = String(Math.floor(part * 100)).padStart(3);
+  const leftSeconds = rate > 0 ? Math.ceil(Math.max(0, of.totalBytes - of.bytes) / rate) : 0;
+  const left = `${Math.floor(leftSeconds / 60)}:${String(leftSeconds % 60).padStart(2, "0")}`;
+  return `${of.label} [${bar}] ${percent}% ${done}/${(of.totalBytes / mebi).toFixed(1)} MiB ${speed} ${left}`;
+}
