@@ -5,7 +5,6 @@ import type { BoardAddress } from "../../bundles/flash/bootloader.ts";
 import { flash } from "../../bundles/flash/flash.ts";
 import { readImageFile } from "../../bundles/flash/image.ts";
 import { timelineText, type Receipt } from "../../bundles/flash/receipt.ts";
-import type { TimelineEvents } from "../../bundles/flash/timeline.ts";
 import { flasher } from "../../bundles/flasher/interface.ts";
 import { writeDurably } from "../../bundles/durable.ts";
 import { power } from "../../boards/power/interface.ts";
@@ -19,8 +18,8 @@ import { LogBus, severities } from "../driver/log.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { defineCommand } from "./command.ts";
 import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
-import { Progress } from "./j/progress.ts";
 import { listenForStop } from "./signals.ts";
+import { showSteps } from "./flash-steps.ts";
 import { version } from "./version.ts";
 
 export const flashBoard = defineCommand({
@@ -120,38 +119,6 @@ function devicesOf(exporter: Exporter, path: string): FlashDevices {
     httpFiles: exporter.calls(`${path}.http.storage`, opendal),
     lend: async (source, use) => await use(exporter.resources.lend(source, null)),
   };
-}
-
-/** One line per step, and a bar while bytes move. */
-function showSteps(): TimelineEvents {
-  let bar: Bar | undefined;
-  return {
-    progress: (step, doneBytes, totalBytes) => {
-      // The image is staged while the board boots; its bar would stand in the way of the lines.
-      if (step === "stage image") return;
-      bar ??= startBar(step, totalBytes);
-      bar.doneBytes = doneBytes;
-    },
-    end: ({ name, durationMs, verdict }) => {
-      if (bar?.step === name) {
-        bar.shown.end();
-        bar = undefined;
-      }
-      const mark = verdict === "ok" ? "done" : "FAILED";
-      process.stderr.write(`${mark.padEnd(6)} ${name} (${(durationMs / 1000).toFixed(2)} s)\n`);
-    },
-  };
-}
-
-interface Bar {
-  readonly step: string;
-  readonly shown: Progress;
-  doneBytes: number;
-}
-
-function startBar(step: string, totalBytes: number): Bar {
-  const bar: Bar = { step, doneBytes: 0, shown: new Progress(step, totalBytes, () => bar.doneBytes) };
-  return bar;
 }
 
 function showWarnings(logs: LogBus): void {
