@@ -82,7 +82,7 @@ export async function openTty(
     },
     async close() {
       // With bytes to send, the kernel would hold up the close, and with it this whole process.
-      if (!stream.destroyed) flushIfThere(termios, fd);
+      if (!stream.destroyed) forgetUnsent(termios, fd);
       await destroyed(stream);
     },
   };
@@ -95,12 +95,12 @@ function explainOpen(path: string, error: unknown): unknown {
   return error;
 }
 
-/** The device may have been unplugged a moment ago. */
-function flushIfThere(termios: Termios, fd: number): void {
+/** Forgets what is not sent yet. Without need it must not be called: a pty would lose what its reader has not fetched. */
+function forgetUnsent(termios: Termios, fd: number): void {
   try {
-    termios.flush(fd, "output");
+    if (termios.outputQueueBytes(fd) > 0) termios.flush(fd, "output");
   } catch (error) {
-    if (!isSystemError(error)) throw error;
+    if (!isSystemError(error)) throw error; // unplugged a moment ago
   }
 }
 

@@ -185,12 +185,12 @@ test(
 test("what was accepted before the end of a stream is still sent after it", { skip: noPtys }, async (t) => {
   const { path, board } = await plugCable(t);
   const { port } = await serial(t, { url: path, cps: 2_000 });
+  const heard = listen(board);
   const stream = await port.connect();
   const text = "0123456789".repeat(20);
   for (const character of text) stream.write(character);
   stream.end();
   stream.destroy();
-  const heard = listen(board);
   await heard.until(text);
 });
 
