@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import * as z from "zod";
 import { AgentError, isSystemError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
-import { syncDirectory, syncTree, writeDurably } from "./durable.ts";
+import { makeDirectoryDurably, syncDirectory, syncTree, writeDurably } from "./durable.ts";
 import { checkFile, type BundleFile } from "./files.ts";
 import { digestOf, isDigest, type Digest } from "./oci/digest.ts";
 import type { Source } from "./oci/source.ts";
@@ -171,7 +171,7 @@ export class BundleCache {
   /** Gives a finished bundle its name. If another process was quicker, its copy is as good. */
   async #publish(incoming: string, digest: Digest): Promise<void> {
     const home = this.#home(digest);
-    await mkdir(dirname(home), { recursive: true });
+    await makeDirectoryDurably(dirname(home));
     await rename(incoming, home).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
     });
@@ -245,7 +245,7 @@ export class BundleCache {
   async #remember(reference: string, digest: Digest): Promise<void> {
     const path = this.#referencePath(reference);
     try {
-      await mkdir(dirname(path), { recursive: true });
+      await makeDirectoryDurably(dirname(path));
       await writeDurably(path, JSON.stringify({ reference, digest, checked: new Date().toISOString() }));
     } catch (error) {
       if (!isSystemError(error)) throw error;
