@@ -2,11 +2,13 @@ import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
+import { openForeignStore } from "../../boards/storage/store/foreign.ts";
 import { openS3Store } from "../../boards/storage/store/s3.ts";
 import { parsePath } from "../../boards/storage/store/path.ts";
 import { isNotFound, type Store } from "../../boards/storage/store/store.ts";
@@ -14,10 +16,13 @@ import { isNotFound, type Store } from "../../boards/storage/store/store.ts";
 const never = new AbortController().signal;
 const moto = "moto[server,s3,iam]==5.2.5";
 
+/** The last version that loads with the C library of Debian 12, too. */
+const opendalVersion = "0.47.11";
+const cache = join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "jumpstarter-agent");
+
 /** A Python with moto, made once and kept beside the Python clients; or why there is none. */
 function installMoto(): { python: string } | { missing: string } {
-  const cache = process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache");
-  const directory = join(cache, "jumpstarter-agent", "moto");
+  const directory = join(cache, "moto");
   const python = join(directory, "bin/python");
   const stamp = join(directory, "complete");
   try {
@@ -33,6 +38,27 @@ function installMoto(): { python: string } | { missing: string } {
   }
 }
 
+/** The npm package `opendal`, which the agent does without until somebody wants an exotic scheme. */
+function installOpendal(): { entry: string } | { missing: string } {
+  const directory = join(cache, `opendal-${opendalVersion}`);
+  const packageDirectory = join(directory, "node_modules", "opendal");
+  try {
+    if (!existsSync(packageDirectory)) {
+      mkdirSync(directory, { recursive: true });
+      const args = ["install", "--no-save", "--no-audit", "--prefix", directory, `opendal@${opendalVersion}`];
+      execFileSync("npm", args, { stdio: "pipe" });
+    }
+    return { entry: createRequire(import.meta.url).resolve(packageDirectory) };
+  } catch (error) {
+    if (process.env["CI"]) throw error;
+    return {
+      missing: `npm opendal@${opendalVersion} cannot be installed: ${(error as Error).message.split("\n", 1)[0]}`,
+    };
+  }
+}
+
+const foreign = installOpendal();
+const skipForeign = "missing" in foreign ? foreign.missing : false;
 const installed = installMoto();
 const skip = "missing" in installed ? installed.missing : false;
 let server: { endpoint: string; access_key_id: string; secret_access_key: string; bucket: string };
@@ -154,6 +180,32 @@ test("S3: a wrong secret is told by name, and the secret is not", { skip }, asyn
   await assert.rejects(names(store, "/"), (error: Error) => {
     assert.match(error.message, /403 SignatureDoesNotMatch/);
     assert.ok(!error.message.includes("wrong-secret"));
+    return true;
+  });
+});
+
+test("other schemes work through the npm package opendal", { skip: skipForeign }, async (t) => {
+  assert.ok("entry" in foreign);
+  const root = mkdtempSync(join(tmpdir(), "foreign-"));
+  t.after(() => rmSync(root, { recursive: true, force: true }));
+  const store = await openForeignStore("fs", { root }, foreign.entry);
+  const content = randomBytes(3 * 1024 * 1024 + 5);
+  await put(store, "a/b", content.subarray(0, 1_500_000), content.subarray(1_500_000));
+  await put(store, "ab", Buffer.from("x"));
+  assert.deepEqual(await get(store, "a/b"), content);
+  assert.deepEqual(await get(store, "a/b", 1_048_577), content.subarray(1_048_577));
+  assert.equal((await store.stat(parsePath("a/b"))).content_length, content.length);
+  assert.equal(store.capability.rename, true);
+  assert.deepEqual(await names(store, "/", true), ["/", "a/", "a/b", "ab"]);
+  await store.removeAll?.(parsePath("a"));
+  assert.deepEqual(await names(store, "/"), ["/", "ab"], "not all that starts with its name");
+  await store.removeAll?.(parsePath("ab"));
+  assert.deepEqual(await names(store, "/"), ["/"]);
+  await assert.rejects(store.stat(parsePath("nope")), isNotFound);
+  await assert.rejects(async () => store.presign?.("read", parsePath("ab"), 1), { category: "failed" });
+  await assert.rejects(openForeignStore("no-such", { password: "secret" }, foreign.entry), (error: Error) => {
+    assert.match(error.message, /no-such/);
+    assert.ok(!error.message.includes("secret"));
     return true;
   });
 });

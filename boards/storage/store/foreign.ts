@@ -1,12 +1,21 @@
 import { AgentError } from "../../../agent/driver/errors.ts";
 import type { Metadata, PresignedRequest } from "../interface.ts";
 import type { StorePath } from "./path.ts";
-import { capabilityOf, isADirectory, notFound, notSupported, type Reader, type Store, type Writer } from "./store.ts";
+import {
+  capabilityOf,
+  isADirectory,
+  isNotFound,
+  notFound,
+  notSupported,
+  type Reader,
+  type Store,
+  type Writer,
+} from "./store.ts";
 
 /** What a read asks for at once. */
-const readBytes = 4 * 1024 * 1024;
+const readBytes = 1024 * 1024;
 
-/** The part of the npm package `opendal` (0.49) that is used here. */
+/** The part of the npm package `opendal` that is used here; versions 0.47 to 0.49 have it. */
 interface Operator {
   capability(): Record<string, unknown>;
   stat(path: string): Promise<{
@@ -18,7 +27,8 @@ interface Operator {
     contentType: string | null;
     etag: string | null;
   }>;
-  read(path: string, options: { offset: bigint; size: bigint }): Promise<Buffer>;
+  /** Fills the buffer as far as it can; 0 at the end. */
+  reader(path: string): Promise<{ read(buffer: Buffer): Promise<bigint> }>;
   writer(path: string): Promise<{ write(content: Buffer): Promise<void>; close(): Promise<void> }>;
   copy(from: string, to: string): Promise<void>;
   rename(from: string, to: string): Promise<void>;
@@ -51,7 +61,7 @@ export async function openForeignStore(
     opendal = loaded.default ?? loaded;
   } catch (error) {
     throw new AgentError("E_CONFIG", `scheme ${scheme} needs the npm package opendal, which cannot be loaded`, {
-      hint: "fs, memory, http and s3 need no package; for others: npm install opendal (glibc 2.38 or later)",
+      hint: "fs, memory, http and s3 need no package; for others: npm install opendal (needs glibc 2.38; opendal@0.47.11 an older one)",
       cause: error,
     });
   }
@@ -90,19 +100,21 @@ class ForeignStore implements Store {
   async openReader(path: StorePath): Promise<Reader> {
     if (path.isDirectory) throw isADirectory(path);
     const { content_length: sizeBytes } = await this.stat(path);
-    const read = (start: number, end: number) =>
-      this.#on(path, () =>
-        this.#operator.read(path.text, { offset: BigInt(start), size: BigInt(Math.min(readBytes, end - start)) }),
-      );
+    const operator = this.#operator;
+    const on = <T>(work: () => Promise<T>) => this.#on(path, work);
     return {
       sizeBytes,
       async *chunks(start, signal) {
-        for (let at = start; at < sizeBytes;) {
+        // From the beginning: ranges are not in all versions of the package, and old ones ignore them silently.
+        const reader = await on(() => operator.reader(path.text));
+        for (let at = 0; at < sizeBytes;) {
           signal.throwIfAborted();
-          const chunk = await read(at, sizeBytes);
-          if (chunk.length === 0) throw new AgentError("E_FAILED", `${path.text} ended ${sizeBytes - at} bytes early`);
-          at += chunk.length;
-          yield chunk;
+          const buffer = Buffer.allocUnsafeSlow(Math.min(readBytes, sizeBytes - at));
+          const count = Number(await on(() => reader.read(buffer)));
+          if (count === 0) throw new AgentError("E_FAILED", `${path.text} ended ${sizeBytes - at} bytes early`);
+          const wanted = buffer.subarray(Math.min(count, Math.max(0, start - at)), count);
+          at += count;
+          if (wanted.length > 0) yield wanted;
         }
       },
       close: async () => {},
@@ -134,8 +146,12 @@ class ForeignStore implements Store {
 
   async removeAll(path: StorePath): Promise<void> {
     // Without the slash it would also remove what merely starts with the same letters.
-    const directory = path.isDirectory ? path.text : `${path.text}/`;
-    await this.#on(path, () => this.#operator.removeAll(directory));
+    const below: StorePath = path.isDirectory ? path : { ...path, text: `${path.text}/`, isDirectory: true };
+    try {
+      if ((await this.stat(below)).mode.entry_is_dir) await this.#on(path, () => this.#operator.removeAll(below.text));
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
     if (!path.isDirectory) await this.delete(path);
   }
 
