@@ -1,0 +1,94 @@
+import { spawn, type ChildProcess, type SpawnOptions } from "node:child_process";
+import { once } from "node:events";
+import type { TestContext } from "node:test";
+
+/** The address of the host as boards see it, by how they are connected. */
+export const hostAddress = { user: "10.99.0.1", tap: "10.77.0.1" } as const;
+export const tapName = "tap0";
+/** What the board gets on the tap. */
+export const boardAddress = "10.77.0.2";
+
+export interface NetworkOptions {
+  /** user: QEMU's NAT, which reaches the host's loopback; tap: an Ethernet of their own. */
+  readonly kind: "user" | "tap";
+  /** Percentage of packets, each way, that get lost between the host and the board; on a tap only. */
+  readonly lossPercent?: number;
+}
+
+/** A network of its own for one test, with all ports free. It is gone when its processes are. */
+export interface NetworkNamespace {
+  /** Starts a program in there; it ends with the test. */
+  spawn(command: string, args: readonly string[], options?: SpawnOptions): ChildProcess;
+  /** Runs a program in there to its end. */
+  run(command: string, args: readonly string[]): Promise<void>;
+}
+
+const addresses = {
+  user: [`ip address add ${hostAddress.user}/32 dev lo`],
+  tap: [
+    `ip tuntap add ${tapName} mode tap`,
+    `ip address add ${hostAddress.tap}/24 dev ${tapName}`,
+    `ip link set ${tapName} up`,
+    `ip route add 255.255.255.255/32 dev ${tapName}`,
+  ],
+};
+
+/** Drops at the interface, so that neither side is told. */
+const lossRules = (percent: number) => `table netdev loss {
+  chain in {
+    type filter hook ingress device "${tapName}" priority 0;
+    numgen random mod 100 < ${percent} drop
+  }
+  chain out {
+    type filter hook egress device "${tapName}" priority 0;
+    numgen random mod 100 < ${percent} drop
+  }
+}`;
+
+/** Needs root. */
+export async function startNetwork(t: TestContext, options: NetworkOptions): Promise<NetworkNamespace> {
+  const { kind, lossPercent = 0 } = options;
+  const setUp = ["set -e", "ip link set lo up", ...addresses[kind]];
+  if (lossPercent > 0) setUp.push(`nft -f - <<'RULES'\n${lossRules(lossPercent)}\nRULES`);
+  setUp.push("echo ready", "exec sleep infinity");
+  // It ends with the test runner, even when that is killed.
+  const holder = spawn("setpriv", ["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", setUp.join("\n")], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const children: ChildProcess[] = [];
+  t.after(async () => {
+    for (const child of children.reverse()) await stopped(child, "SIGTERM");
+    await stopped(holder, "SIGKILL");
+  });
+  let errors = "";
+  holder.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()));
+  await Promise.race([
+    once(holder.stdout, "data"),
+    once(holder, "close").then(() => {
+      throw new Error(`no network namespace: ${errors}`);
+    }),
+  ]);
+  const start = (command: string, args: readonly string[], spawnOptions: SpawnOptions = {}) => {
+    const child = spawn("nsenter", ["--target", `${holder.pid}`, "--net", command, ...args], spawnOptions);
+    children.push(child);
+    return child;
+  };
+  const run = async (command: string, args: readonly string[]) => {
+    const child = start(command, args, { stdio: ["ignore", "ignore", "pipe"] });
+    let said = "";
+    child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
+    const [code] = (await once(child, "close")) as [number | null];
+    if (code !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${code}: ${said}`);
+  };
+  return { spawn: start, run };
+}
+
+const patienceMs = 10_000;
+
+async function stopped(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill(signal);
+  const timer = setTimeout(() => child.kill("SIGKILL"), patienceMs);
+  await once(child, "exit");
+  clearTimeout(timer);
+}
