@@ -11,11 +11,13 @@ await build({
   format: "esm",
   platform: "node",
   target: "node20.19",
-  minifySyntax: true,
+  // Smaller sources are 2 MiB less in an idle agent; stack traces are readable with node --enable-source-maps.
+  minify: true,
   sourcemap: true,
   legalComments: "none",
   // Native parts stay what their packages ship; missing ones are an error of their driver alone.
   external: ["koffi", "serialport", "opendal"],
+  alias: { "@grpc/grpc-js": "./scripts/no-grpc-js.mjs" },
   chunkNames: "chunks/[name]-[hash]",
   banner: {
     js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
