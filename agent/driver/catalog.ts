@@ -36,6 +36,7 @@ const mockFlasher = lazy(() => import("../../boards/storage/mock-flasher.ts"));
 const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
 const mockMuxFlasher = lazy(() => import("../../boards/storage/mock-mux-flasher.ts"));
 const pySerial = lazy(() => import("../../boards/serial/driver.ts"));
+const nvDemuxSerial = lazy(() => import("../../boards/serial/nvdemux.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -60,6 +61,7 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter.drivers.power.driver.MockPower", mockPower],
     // boards/serial
     ["jumpstarter_driver_pyserial.driver.PySerial", pySerial],
+    ["jumpstarter_driver_pyserial.nvdemux.driver.NVDemuxSerial", nvDemuxSerial],
     // boards/storage
     ["jumpstarter_driver_opendal.driver.Opendal", opendal],
     ["jumpstarter_driver_opendal.driver.MockFlasher", mockFlasher],
