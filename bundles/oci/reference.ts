@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { isDigest, type Digest } from "./digest.ts";
 
@@ -46,7 +46,11 @@ export function parseReference(text: string): Reference {
   const { rest, digest } = splitDigest(text);
   if (rest.startsWith("oci-layout:")) {
     const { name, tag } = splitTag(rest.slice("oci-layout:".length));
-    return { kind: "oci-layout", directory: directoryOf(text, name), tag, digest };
+    const directory = directoryOf(text, name);
+    if (tag !== undefined && !tagPattern.test(tag)) throw invalid(text, "the tag is malformed");
+    if (tag === undefined && basename(directory).includes(":"))
+      throw invalid(text, "the directory's name looks like a tag");
+    return { kind: "oci-layout", directory, tag, digest };
   }
   if (text.includes("://")) throw invalid(text, "leave out the scheme");
   const slash = rest.indexOf("/");

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, readdir, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
-import type { ServerResponse } from "node:http";
+import { createServer, type ServerResponse } from "node:http";
+import { connect as connectTo, type AddressInfo } from "node:net";
 import { join } from "node:path";
+import { pipeline } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
 import { LogBus } from "../../agent/driver/log.ts";
@@ -29,7 +32,7 @@ interface Station {
   readonly warnings: string[];
   pull: (
     reference: string,
-    options?: { cache?: BundleCache; plainHttp?: string[]; credentialsFor?: string },
+    options?: { cache?: BundleCache; plainHttp?: string[]; credentialsFor?: string; registryCa?: string },
   ) => Promise<Bundle>;
   newCache: (options?: { mostBytes?: number; keep?: number }) => BundleCache;
 }
@@ -46,11 +49,11 @@ async function station(t: TestContext, host = "127.0.0.1"): Promise<Station> {
     directory,
     warnings,
     newCache,
-    pull: (reference, { cache = newCache(), plainHttp = [host], credentialsFor } = {}) =>
+    pull: (reference, { cache = newCache(), plainHttp = [host], credentialsFor, registryCa } = {}) =>
       openBundle(parseReference(reference), {
         cache: async () => cache,
         plainHttp,
-        registryCa: undefined,
+        registryCa,
         environmentCredentialsFor: credentialsFor,
       }),
   };
@@ -550,6 +553,55 @@ test("closing the cache ends pulls under way and leaves nothing", async (t) => {
   await pulling;
   assert.deepEqual(await remains(directory), []);
 });
+
+/** A certificate authority of a lab and a certificate of its for 127.0.0.1. */
+async function labCertificates(t: TestContext): Promise<{ caPath: string; key: string; cert: string }> {
+  const directory = await writeFiles(t, { "extensions.cnf": "subjectAltName=IP:127.0.0.1" });
+  const openssl = (...words: string[]) => execFileSync("openssl", words, { cwd: directory, stdio: "ignore" });
+  const newKey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+  openssl("req", "-x509", ...newKey, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=Lab CA", "-days", "2");
+  openssl("req", ...newKey, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=registry");
+  const by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions.cnf"];
+  openssl("x509", "-req", "-in", "server.csr", "-out", "server.crt", ...by);
+  const [key, cert] = await Promise.all(
+    ["key", "crt"].map((kind) => readFile(join(directory, `server.${kind}`), "utf8")),
+  );
+  return { caPath: join(directory, "ca.crt"), key: key ?? "", cert: cert ?? "" };
+}
+
+const noOpenssl = existsSync("/usr/bin/openssl") ? false : "openssl is not installed";
+
+test(
+  "a registry with a certificate of the lab's own is trusted only if its authority is named",
+  { skip: noOpenssl },
+  async (t) => {
+    const { caPath, key, cert } = await labCertificates(t);
+    const registry = await startFakeRegistry(t, { key, cert });
+    registry.put("v1", layers);
+    const { pull } = await station(t, "nobody");
+    await assert.rejects(pull(`${registry.host}/ns/repo:v1`), { code: "E_CONNECTION", message: /cannot be trusted: / });
+    assert.deepEqual(registry.requests, []);
+    await assertWhole(await pull(`${registry.host}/ns/repo:v1`, { registryCa: caPath }));
+
+    await t.test("also through the proxy that the environment names", async (t) => {
+      const asked: string[] = [];
+      const proxy = createServer().on("connect", (request, client) => {
+        asked.push(request.url ?? "");
+        const [, port = ""] = request.url?.split(":") ?? [];
+        const server = connectTo(Number(port), "127.0.0.1", () => client.write("HTTP/1.1 200 OK\r\n\r\n"));
+        pipeline(client, server, client, () => {});
+      });
+      await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+      t.after(() => proxy.close());
+      withEnvironment(t, {
+        HTTPS_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`,
+        NO_PROXY: "elsewhere",
+      });
+      await assertWhole(await (await station(t, "nobody")).pull(`${registry.host}/ns/repo:v1`, { registryCa: caPath }));
+      assert.ok(asked.length > 0 && asked.every((url) => url === registry.host));
+    });
+  },
+);
 
 function withEnvironment(t: TestContext, variables: Record<string, string>): void {
   const before = { ...process.env };

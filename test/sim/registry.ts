@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import { createServer as createTcpServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -84,11 +85,12 @@ export interface FakeRegistry {
 export const imageType = "application/vnd.oci.image.manifest.v1+json";
 export const indexType = "application/vnd.oci.image.index.v1+json";
 
-export async function startFakeRegistry(t: TestContext): Promise<FakeRegistry> {
+/** @param tls key and certificate, to speak HTTPS */
+export async function startFakeRegistry(t: TestContext, tls?: { key: string; cert: string }): Promise<FakeRegistry> {
   const manifests: FakeRegistry["manifests"] = new Map();
   const blobs: FakeRegistry["blobs"] = new Map();
   const requests: FakeRegistry["requests"] = [];
-  const server = createServer((request, response) => {
+  const serve = (request: IncomingMessage, response: ServerResponse) => {
     const { method = "", url = "" } = request;
     requests.push({ method, url, authorization: request.headers.authorization });
     if (registry.answer(request, response)) return;
@@ -101,7 +103,8 @@ export async function startFakeRegistry(t: TestContext): Promise<FakeRegistry> {
       response.end(method === "HEAD" ? undefined : manifest.bytes);
     } else if (blob !== undefined) response.end(blob);
     else response.writeHead(404).end(JSON.stringify({ errors: [{ code: "MANIFEST_UNKNOWN", message: "no" }] }));
-  });
+  };
+  const server = tls === undefined ? createServer(serve) : createTlsServer(tls, serve);
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const stop = async () => {
