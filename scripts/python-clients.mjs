@@ -9,6 +9,9 @@ import { fileURLToPath } from "node:url";
 
 export const clientVersions = ["0.9.0", "0.8.1", "0.7.4"];
 
+/** What a release cannot live with any more: its own requirement has no upper bound. */
+const pinned = { "0.7.4": ["opendal==0.45.20"] };
+
 const drivers = ["power", "network", "composite", "opendal", "pyserial", "tftp", "http", "uboot", "flashers", "shell"];
 
 export function clientDirectory(version) {

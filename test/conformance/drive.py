@@ -47,11 +47,11 @@ def sha256(path):
 
 
 def image(directory, mebibytes):
-    """Half noise, half zeros: compressible, but not to nothing."""
+    """One part noise, seven parts zeros: compressible, but not to nothing."""
     path = Path(directory) / f"image-{mebibytes}.raw"
     with open(path, "wb") as file:
         for index in range(mebibytes):
-            file.write(os.urandom(MIB) if index % 2 == 0 else bytes(MIB))
+            file.write(os.urandom(MIB) if index % 8 == 0 else bytes(MIB))
     return path
 
 
