@@ -1,7 +1,5 @@
-import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
-import { once } from "node:events";
+import type { RemoteInfo, Socket } from "node:dgram";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { isIPv6 } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -14,6 +12,7 @@ import {
   type OptionList,
   type Packet,
 } from "../../net/tftp/protocol.ts";
+import { bindUdp, createUdpSocket } from "../../net/tftp/delivery.ts";
 import { TftpServer, type TftpServerOptions } from "../../net/tftp/server.ts";
 
 /** A folder with these files, gone after the test. */
@@ -66,9 +65,10 @@ export class TftpPeer {
   }
 
   static async open(t: TestContext, port: number, address = "127.0.0.1"): Promise<TftpPeer> {
-    const socket = createSocket({ type: isIPv6(address) ? "udp6" : "udp4", recvBufferSize: 1 << 20 });
-    socket.bind(0, address);
-    await once(socket, "listening");
+    // Sends at once, so that a last ACK is out before the socket is closed.
+    const socket = createUdpSocket(address);
+    await bindUdp(socket, address, 0);
+    socket.setRecvBufferSize(1 << 20);
     const peer = new TftpPeer(socket, { port, address });
     t.after(() => peer.close());
     return peer;
@@ -160,8 +160,16 @@ export interface DownloadOptions {
  * @throws Error with the text of the server's ERROR.
  */
 export async function download(t: TestContext, wanted: DownloadOptions): Promise<Buffer> {
-  const { filename, options = [], repeatMs = 1_000 } = wanted;
   const peer = await TftpPeer.open(t, wanted.port, wanted.address);
+  try {
+    return await downloadWith(peer, wanted);
+  } finally {
+    peer.close();
+  }
+}
+
+async function downloadWith(peer: TftpPeer, wanted: DownloadOptions): Promise<Buffer> {
+  const { filename, options = [], repeatMs = 1_000 } = wanted;
   const parts: Uint8Array[] = [];
   let [blockSize, window, sinceAck, acked] = [512, 1, 0, false];
   const say = () => (acked ? peer.ack(parts.length) : peer.request(filename, options, wanted.mode));
@@ -207,6 +215,5 @@ export async function download(t: TestContext, wanted: DownloadOptions): Promise
       }
     }
   }
-  peer.close();
   return Buffer.concat(parts);
 }

@@ -1,0 +1,165 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { test } from "node:test";
+import fc from "fast-check";
+import { LogBus } from "../../agent/driver/log.ts";
+import { select } from "../../net/http/protocol.ts";
+import { HttpServer } from "../../net/http/server.ts";
+import { negotiate } from "../../net/tftp/options.ts";
+import {
+  buildAck,
+  buildData,
+  buildError,
+  buildOack,
+  buildRequest,
+  parsePacket,
+  type OptionList,
+} from "../../net/tftp/protocol.ts";
+import { download, folderWith, startTftp, TftpPeer, until } from "../sim/tftp.ts";
+
+const word = fc.string({ unit: "grapheme", maxLength: 40 }).filter((text) => !/[\0\p{Surrogate}]/u.test(text));
+const option = fc.tuple(
+  fc.oneof(fc.constantFrom("blksize", "TSIZE", "timeout", "windowsize", "tsize"), word),
+  fc.oneof(fc.integer({ min: -5, max: 70_000 }).map(String), word),
+);
+const options: fc.Arbitrary<OptionList> = fc.array(option, { maxLength: 8 });
+const bytes = fc.uint8Array({ maxLength: 600 });
+/** Bytes that look like TFTP, more or less. */
+const packet = fc.oneof(
+  bytes,
+  fc.tuple(fc.integer({ min: 0, max: 8 }), bytes).map(([op, rest]) => Uint8Array.of(0, op, ...rest)),
+  fc
+    .tuple(
+      fc.constantFrom("rrq" as const, "wrq" as const),
+      fc.oneof(fc.constantFrom("file", "../file", "/", "sub"), word),
+      fc.oneof(fc.constantFrom("octet", "netascii", "mail"), word),
+      options,
+    ) // prettier-ignore
+    .map(([op, name, mode, list]) => buildRequest(op, name, mode, list)),
+  fc.integer({ min: 0, max: 70_000 }).map(buildAck),
+  fc.tuple(fc.integer({ min: 0, max: 70_000 }), bytes).map(([block, data]) => buildData(block, data)),
+);
+
+test("any bytes are a packet or malformed, and what was built is parsed as it was", () => {
+  fc.assert(fc.property(bytes, (any) => void parsePacket(any)));
+  const name = word.filter((text) => text !== "");
+  fc.assert(
+    fc.property(fc.constantFrom("rrq" as const, "wrq" as const), name, word, options, (op, filename, mode, list) => {
+      const parsed = parsePacket(buildRequest(op, filename, mode, list));
+      assert.deepEqual(parsed, { op, filename, mode: mode.toLowerCase(), options: list.map((pair) => [...pair]) });
+    }),
+  );
+  fc.assert(
+    fc.property(fc.nat(65_535), bytes, word, options, (number, data, message, list) => {
+      assert.deepEqual(parsePacket(buildAck(number)), { op: "ack", block: number });
+      assert.deepEqual(parsePacket(buildData(number, data)), { op: "data", block: number, data });
+      const code = number & 0xff;
+      assert.deepEqual(parsePacket(buildError(code, message)), { op: "error", code, message });
+      if (list.length > 0)
+        assert.deepEqual(parsePacket(buildOack(list)), { op: "oack", options: list.map((p) => [...p]) });
+    }),
+  );
+});
+
+test("whatever is asked, the terms stay within what the RFCs and the limits allow", () => {
+  fc.assert(
+    fc.property(options, fc.integer({ min: 1, max: 1024 }), fc.option(fc.nat()), (asked, windowLimit, size) => {
+      const terms = negotiate(asked, { sizeBytes: size ?? undefined, windowLimit });
+      if ("refused" in terms) return;
+      assert.ok(terms.blockSizeBytes >= 8 && terms.blockSizeBytes <= 65_464);
+      assert.ok(terms.windowSize >= 1 && terms.windowSize <= windowLimit);
+      assert.ok(terms.windowSize === 1 || terms.windowSize * terms.blockSizeBytes <= 1 << 20);
+      for (const [name, value] of terms.accepted) {
+        assert.ok(asked.some(([askedName]) => askedName === name));
+        if (name.toLowerCase() === "blksize") assert.equal(value, String(terms.blockSizeBytes));
+        if (name.toLowerCase() === "windowsize") assert.equal(value, String(terms.windowSize));
+      }
+    }),
+  );
+});
+
+test("a live TFTP server survives any packets, at its port and at its transfers', with documented errors only", async (t) => {
+  const content = randomBytes(20_000);
+  const root = await folderWith(t, { file: content });
+  const server = await startTftp(t, root, { limits: { silenceMs: 300, transfers: 8 } });
+  const documented = new Set([0, 1, 2, 4, 5, 8]);
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.tuple(packet, fc.boolean()), { minLength: 1, maxLength: 30 }), async (packets) => {
+      const peer = await TftpPeer.open(t, server.port);
+      peer.request("file", [["windowsize", "4"]]);
+      await peer.next();
+      for (const [sent, toTransfer] of packets) {
+        if (toTransfer && peer.transferPort !== undefined) peer.sendTo(peer.transferPort, sent);
+        else peer.raw(sent);
+      }
+      for (let heard = await peer.next(20); heard !== undefined; heard = await peer.next(5)) {
+        if (heard.packet.op === "error") assert.ok(documented.has(heard.packet.code), heard.packet.message);
+        else assert.ok(heard.packet.op === "data" || heard.packet.op === "oack", heard.packet.op);
+      }
+      peer.close();
+    }),
+    { numRuns: 300, interruptAfterTimeLimit: 20_000 },
+  );
+  await until(() => server.transfers === 0);
+  assert.ok((await download(t, { port: server.port, filename: "file" })).equals(content));
+});
+
+test("any Range and conditions select a part of the file or a status", () => {
+  const header = fc.oneof(
+    fc.string(),
+    fc.tuple(fc.option(fc.nat()), fc.option(fc.nat())).map(([a, b]) => `bytes=${a ?? ""}-${b ?? ""}`),
+  );
+  const headers = fc.dictionary(
+    fc.constantFrom("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since"),
+    header,
+  );
+  fc.assert(
+    fc.property(headers, fc.nat(), fc.constantFrom("GET" as const, "HEAD" as const), (given, sizeBytes, method) => {
+      const selected = select(method, given, { sizeBytes, etag: '"e"', modified: new Date(1e12) });
+      if (selected.status !== 206) return;
+      assert.ok(0 <= selected.first && selected.first <= selected.last && selected.last < sizeBytes);
+    }),
+  );
+});
+
+test("a live HTTP server survives any bytes", async (t) => {
+  const root = await folderWith(t, { file: "content" });
+  const log = new LogBus().logger({ source: "driver", logger: "http" });
+  const server = await HttpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log });
+  t.after(() => server.stop());
+  const line = fc.oneof(
+    fc.string(),
+    fc.constantFrom("GET /file HTTP/1.1", "HEAD /file HTTP/1.0", "POST / HTTP/1.1", "Host: x", "Content-Length: 5"),
+    fc.constantFrom("Transfer-Encoding: chunked", "Expect: 100-continue", "Upgrade: h2c", "Connection: Upgrade"),
+    fc.webPath().map((path) => `GET ${path} HTTP/1.1`),
+    fc.string().map((range) => `Range: bytes=${range}`),
+  );
+  const said = fc.oneof(
+    fc.uint8Array({ maxLength: 300 }).map((any) => Buffer.from(any)),
+    fc.array(line, { maxLength: 8 }).map((lines) => Buffer.from(`${lines.join("\r\n")}\r\n\r\n`)),
+  );
+  const ask = async (request: Buffer, patienceMs: number) => {
+    const socket = connect(server.port, "127.0.0.1");
+    let answer = "";
+    socket.on("data", (data) => (answer += data.toString("latin1")));
+    socket.on("error", () => {});
+    const closed = once(socket, "close");
+    const answered = new Promise((resolve) => socket.once("data", resolve).once("close", resolve));
+    socket.write(request);
+    // Half a request has no answer.
+    await Promise.race([answered, new Promise((resolve) => setTimeout(resolve, patienceMs))]);
+    socket.end();
+    await closed;
+    return answer;
+  };
+  await fc.assert(
+    fc.asyncProperty(said, async (request) => {
+      const answer = await ask(request, 20);
+      assert.ok(answer === "" || /^HTTP\/1\.1 (100|200|206|304|400|403|404|405|412|416|417|431) /.test(answer), answer);
+    }),
+    { numRuns: 300, interruptAfterTimeLimit: 20_000 },
+  );
+  assert.match(await ask(Buffer.from("GET /file HTTP/1.1\r\nHost: x\r\n\r\n"), 10_000), /content$/);
+});
