@@ -83,9 +83,8 @@ async function pretty(destination: pino.DestinationStream): Promise<pino.Destina
     useOnlyCustomProps: true,
     timestampKey: "ts",
     translateTime: "SYS:HH:MM:ss.l",
-    ignore: "component,exporter,driver_type",
-    messageFormat: "{logger}: {msg}",
-    singleLine: true,
+    hideObject: true,
+    messageFormat: "{logger}: {msg}{if operation} ({operation}){end}",
   });
 }
 

@@ -6,9 +6,11 @@ import {
   isScalar,
   LineCounter,
   Parser,
+  visit,
   type CST,
   type Node,
   type ParsedNode,
+  type Scalar,
 } from "yaml";
 import type { ConfigProblem } from "../driver/entry.ts";
 import { plainScalars } from "./yaml-scalars.ts";
@@ -74,10 +76,16 @@ export function parseConfigDocument(text: string): ConfigDocument | { readonly p
   if (root === null) return refuse("is empty");
   const excess = findExcess(root, (alias) => (isAlias(alias) ? alias.resolve(document) : undefined));
   if (excess !== undefined) return refuse(excess.message, placeOf(excess.node.range?.[0] ?? 0));
+  visit(document, { Pair: (_, { key }) => void (isScalar(key) && keepAsWritten(key)) });
   return {
     value: document.toJS({ maxAliasCount: -1 }),
     position: (problem) => placeOf(offsetOf(root, problem, (node) => (isAlias(node) ? node.resolve(document) : node))),
   };
+}
+
+/** The key `on:` is a method's name and `1:` a port's, not true and a number. */
+function keepAsWritten(key: Scalar): void {
+  if (typeof key.value !== "symbol" && typeof key.value !== "string") key.value = key.source ?? String(key.value);
 }
 
 /** Measures the tree of tokens without recursion. Each level of values is two or three levels of tokens. */
@@ -99,14 +107,14 @@ function findExcess(
   resolve: (node: Node) => Node | undefined,
 ): { node: Node; message: string } | undefined {
   let nodes = 0;
-  const visit = (node: unknown, depth: number, aliased: boolean): { node: Node; message: string } | undefined => {
+  const walk = (node: unknown, depth: number, aliased: boolean): { node: Node; message: string } | undefined => {
     if (depth > maxDepth) {
       return { node: node as Node, message: `is nested deeper than ${maxDepth} levels, or contains itself` };
     }
     if (isAlias(node)) {
       const target = resolve(node);
       if (target === undefined) return { node, message: `unresolved alias *${node.source}` };
-      return visit(target, depth + 1, true);
+      return walk(target, depth + 1, true);
     }
     if (aliased) nodes += 1;
     if (nodes > maxAliasedNodes) return { node: node as Node, message: "repeats too much by aliases" };
@@ -114,13 +122,14 @@ function findExcess(
     for (const item of node.items) {
       const key = isMap(node) ? (item as { key: unknown }).key : undefined;
       if (isCollection(key)) return { node: key, message: "a key must be a word, not a list or a map" };
+      if (isScalar(key) && key.value === "__proto__") return { node: key, message: "__proto__ cannot be a key" };
       const inside = isMap(node) ? (item as { value: unknown }).value : item;
-      const excess = visit(inside, depth + 1, aliased);
+      const excess = walk(inside, depth + 1, aliased);
       if (excess !== undefined) return excess;
     }
     return undefined;
   };
-  return visit(root, 0, false);
+  return walk(root, 0, false);
 }
 
 /** `before_lease`, `beforeLease` and `exec_`, `exec` are the same key to those who look for it. */

@@ -111,13 +111,13 @@ async function draftDriver(
   const children: Draft["children"] = new Map();
   for (const [childName, child] of Object.entries({ ...configured, ...added })) {
     // The problems of a child that the driver brought along are problems of the driver's own config.
-    const childAt = childName in added ? fields : isRoot ? [...at, childName] : [...at, "children", childName];
+    const childAt = Object.hasOwn(added, childName) ? fields : isRoot ? [...at, childName] : [...at, "children", childName];
     const childPath = path === "" ? childName : `${path}.${childName}`;
     const drafted = await draftDriver(child, childName, childPath, childAt, { catalog, problems });
     if (drafted !== undefined) children.set(childName, drafted);
   }
   for (const [required, message] of Object.entries(driver.requires ?? {})) {
-    if (!(required in configured)) problems.push({ path: at, message });
+    if (!Object.hasOwn(configured, required)) problems.push({ path: at, message });
   }
   if (!common.success || !config.success) return undefined;
   return {
