@@ -12,10 +12,10 @@ export default defineDriver({
   summary: "A serial port: device path (also /dev/serial/by-id/…), socket://HOST:PORT or loop://.",
   implements: serialPort,
   config: z.strictObject({
-    url: serialUrl,
+    url: serialUrl.describe("device path (better by-id or by-path), socket://HOST:PORT or loop://"),
     ...lineConfig,
-    check_present: lax.boolean().default(true).describe("be offline while the device is missing"),
-    disable_hupcl: lax.boolean().default(false).describe("closing the port leaves DTR and RTS as they are"),
+    check_present: lax.boolean().prefault(true).describe("be offline while the device is missing"),
+    disable_hupcl: lax.boolean().prefault(false).describe("closing the port leaves DTR and RTS as they are"),
   }),
   async open(context) {
     const { url, baudrate, cps, check_present, disable_hupcl } = context.config;

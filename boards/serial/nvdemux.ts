@@ -22,8 +22,8 @@ export default defineDriver({
     target: z.string().default("CCPLEX: 0").describe("console name, as the demuxer prints it"),
     chip: z.string().default("T264").describe("T234 (Orin) or T264 (Thor)"),
     ...lineConfig,
-    timeout: seconds().default(10).describe("seconds to wait for the console"),
-    poll_interval: seconds().default(1).describe("seconds between looks for the device"),
+    timeout: seconds().prefault(10).describe("seconds to wait for the console"),
+    poll_interval: seconds().prefault(1).describe("seconds between looks for the device"),
   }),
   open(context) {
     const { config, log } = context;

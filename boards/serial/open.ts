@@ -17,7 +17,7 @@ export const serialUrl = z
 
 /** Config keys of every serial driver. */
 export const lineConfig = {
-  baudrate: lax.int(50, 100_000_000).default(115_200),
+  baudrate: lax.int(50, 100_000_000).prefault(115_200),
   cps: lax.number().nullish().describe("characters per second towards the board; null or 0: as fast as the line"),
 };
 

@@ -52,25 +52,27 @@ export async function openTty(
 ): Promise<SerialHandle> {
   const { O_RDWR, O_NOCTTY, O_NONBLOCK } = constants;
   // Non-blocking: an open would otherwise wait for a carrier.
-  const fd = await promisify(open)(path, O_RDWR | O_NOCTTY | O_NONBLOCK).catch((error: unknown) => {
+  const opened = await promisify(open)(path, O_RDWR | O_NOCTTY | O_NONBLOCK).catch((error: unknown) => {
     throw explainOpen(path, error);
   });
   let stream: ReadStream;
   try {
-    const reached = termios.setRaw(fd, { baudRate, hangUpOnClose: disableHupcl ? false : undefined });
+    const reached = termios.setRaw(opened, { baudRate, hangUpOnClose: disableHupcl ? false : undefined });
     // 2 %: a UART tolerates about that much before the stop bit is missed.
     if (Math.abs(reached - baudRate) > baudRate * 0.02) {
       log.warn(`${path} runs at ${reached} baud, not ${baudRate}`);
     }
     for (const line of ["dtr", "rts"] as const) {
-      setLineIfAny(termios, fd, line, lines.get(line) ?? true);
+      setLineIfAny(termios, opened, line, lines.get(line) ?? true);
     }
-    termios.flush(fd, "input");
-    stream = new ReadStream(fd);
+    termios.flush(opened, "input");
+    stream = new ReadStream(opened);
   } catch (error) {
-    close(fd);
+    close(opened);
     throw isSystemError(error) && error.code === "ENOTTY" ? new AgentError("E_IO", `${path} is not a terminal`) : error;
   }
+  const fd = ownFd(stream);
+  if (fd !== opened) close(opened);
   return {
     stream,
     setLine: (line, on) => termios.setLine(fd, line, on),
@@ -86,6 +88,11 @@ export async function openTty(
       await destroyed(stream);
     },
   };
+}
+
+/** libuv opens a terminal anew where it can, to have its non-blocking mode for itself, and forgets the first one. */
+function ownFd(stream: ReadStream): number {
+  return (stream as unknown as { readonly _handle: { readonly fd: number } })._handle.fd;
 }
 
 function explainOpen(path: string, error: unknown): unknown {

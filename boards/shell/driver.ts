@@ -28,7 +28,7 @@ export default defineDriver({
   config: z.strictObject({
     methods: z.record(z.string(), method).describe("scripts by name: text, or command with description and timeout"),
     shell: z.array(z.string()).min(1).default(["bash", "-c"]).describe("program and options before the script"),
-    timeout: seconds.default(300).describe("seconds"),
+    timeout: seconds.prefault(300).describe("seconds"),
     cwd: z.string().nullish().describe("working directory"),
     env: z.record(z.string(), z.string()).default({}).describe("environment added to the exporter's"),
   }),

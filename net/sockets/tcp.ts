@@ -18,7 +18,7 @@ export default defineDriver({
   config: z.strictObject({
     host: z.string().min(1).describe("name, IPv4 or IPv6 address"),
     port: lax.port(),
-    enable_address: lax.boolean().default(true).describe("tell clients the address, so they may connect directly"),
+    enable_address: lax.boolean().prefault(true).describe("tell clients the address, so they may connect directly"),
   }),
   open: ({ config: { host, port, enable_address } }) => ({
     methods: {

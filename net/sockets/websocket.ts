@@ -20,10 +20,10 @@ export default defineDriver({
   implements: addressedNetwork,
   config: z.strictObject({
     url: z.url({ protocol: /^wss?$/, error: "must be a ws:// or wss:// URL" }),
-    enable_address: lax.boolean().default(true).describe("tell clients the URL, so they may connect directly"),
+    enable_address: lax.boolean().prefault(true).describe("tell clients the URL, so they may connect directly"),
     max_message_bytes: lax
       .int(1, 1024 * 1024 * 1024)
-      .default(1024 * 1024)
+      .prefault(1024 * 1024)
       .describe("a longer message of the peer ends the stream"),
   }),
   open: ({ config: { url, enable_address, max_message_bytes }, log }) => ({

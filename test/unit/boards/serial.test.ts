@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { open } from "node:fs/promises";
+import { open, readdir, readlink, realpath } from "node:fs/promises";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { test, type TestContext } from "node:test";
@@ -273,6 +273,30 @@ test("a missing device makes its driver offline, not the exporter; check_present
   await assert.rejects(exporter.calls("later", serialPort).connect(), { code: "E_DEVICE_OFFLINE" });
   await assert.rejects(exporter.calls("file", serialPort).connect(), { message: "/dev/null is not a terminal" });
   (await exporter.calls("fine", serialPort).connect()).destroy();
+});
+
+test("a port that nobody uses is not held open", { skip: noPtys }, async (t) => {
+  const { path, board } = await plugCable(t);
+  // Our own end of the cable too: socat goes when nobody has it open.
+  const keep = await open(path, "r+");
+  t.after(() => keep.close());
+  const { port } = await serial(t, { url: path });
+  const handles = async () => {
+    const links = await Promise.all(
+      (await readdir("/proc/self/fd")).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => "")),
+    );
+    const device = await realpath(path);
+    return links.filter((link) => link === device).length;
+  };
+  for (let i = 0; i < 20; i += 1) {
+    const streams = await Promise.all([port.connect(), port.connect()]);
+    const heard = listen(streams[0]);
+    board.write("x");
+    await heard.until("x");
+    assert.equal(await handles(), 2);
+    for (const stream of streams) stream.destroy();
+  }
+  while ((await handles()) > 1) await sleep(5);
 });
 
 test("close ends the streams and frees the port; without streams it does nothing", { skip: noPtys }, async (t) => {
