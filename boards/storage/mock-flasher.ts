@@ -13,8 +13,9 @@ export default defineDriver({
   types: ["jumpstarter_driver_opendal.driver.MockFlasher"],
   summary: "Flasher without hardware: keeps one image per target in a temporary file.",
   implements: flasher,
-  // Unknown keys are ignored, as the mocks of the Python exporter do.
-  config: z.object({}),
+  config: z.strictObject({
+    _tempdir: z.unknown().optional().describe("ignored; the Python exporter takes it by accident"),
+  }),
   open() {
     // Nameless files, so that a target's name is never a path and nothing stays behind after a crash.
     const images = new Map<string, FileHandle>();

@@ -6,8 +6,9 @@ import type { CheckedResourceHandle } from "../../agent/driver/resource.ts";
 import { fileIntoStream, openNamelessFile, reopen, streamIntoFile } from "../../agent/stream/files.ts";
 import { storageMux } from "./interface.ts";
 
-// Unknown keys are ignored, as the mocks of the Python exporter do.
-export const mockConfig = z.object({});
+export const mockConfig = z.strictObject({
+  file: z.unknown().optional().describe("ignored; the Python exporter takes it by accident"),
+});
 
 /** A storage mux without hardware: keeps the last image written in a temporary file until the lease ends. */
 export default defineDriver({
