@@ -1,11 +1,12 @@
 // Bundles the two binaries to dist/, each driver in a chunk of its own that is loaded only when a config names it.
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync, renameSync, rmSync } from "node:fs";
 import { build } from "esbuild";
 
-rmSync("dist", { recursive: true, force: true });
+// Beside dist/ and then in its place, so that an agent that starts meanwhile finds a whole one.
+const fresh = `dist.${process.pid}`;
 await build({
   entryPoints: { "jmp-agent": "agent/cli/jmp-agent.ts", j: "agent/cli/j.ts" },
-  outdir: "dist",
+  outdir: fresh,
   bundle: true,
   splitting: true,
   format: "esm",
@@ -23,4 +24,6 @@ await build({
     js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
   },
 });
-for (const binary of ["dist/jmp-agent.js", "dist/j.js"]) chmodSync(binary, 0o755);
+for (const binary of ["jmp-agent.js", "j.js"]) chmodSync(`${fresh}/${binary}`, 0o755);
+rmSync("dist", { recursive: true, force: true });
+renameSync(fresh, "dist");
