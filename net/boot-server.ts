@@ -61,9 +61,9 @@ export interface BootServerOptions<S extends Listening> {
 export class BootServer<S extends Listening> {
   readonly #options: BootServerOptions<S>;
   #running: S | undefined;
-  #starting: Promise<void> | undefined;
   /** Counts stops: a start that was overtaken by one ends what it began. */
   #stops = 0;
+  #starting: { readonly stops: number; readonly done: Promise<void> } | undefined;
   #own: Promise<string | undefined> | undefined;
 
   constructor(options: BootServerOptions<S>) {
@@ -79,13 +79,22 @@ export class BootServer<S extends Listening> {
   async start(): Promise<void> {
     const { name, log } = this.#options;
     if (this.#running !== undefined) return log.warn(`${name} server is already running`);
-    this.#starting ??= this.#start().finally(() => (this.#starting = undefined));
-    return this.#starting;
+    if (this.#starting?.stops === this.#stops) return this.#starting.done;
+    // A start that was overtaken by a stop may still hold the port.
+    const former = this.#starting?.done.catch(() => {});
+    const starting = { stops: this.#stops, done: this.#start(former) };
+    this.#starting = starting;
+    try {
+      await starting.done;
+    } finally {
+      if (this.#starting === starting) this.#starting = undefined;
+    }
   }
 
-  async #start(): Promise<void> {
+  async #start(former: Promise<void> | undefined): Promise<void> {
     const { name, hosts, listen, log } = this.#options;
     const stopsBefore = this.#stops;
+    await former;
     // The address may have changed since it was asked for the last time.
     this.#own = undefined;
     let server: S;

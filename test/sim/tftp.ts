@@ -39,7 +39,7 @@ export async function startTftp(
 export async function until(holds: () => boolean, limitMs = 10_000): Promise<void> {
   const deadline = performance.now() + limitMs;
   while (!holds()) {
-    if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${holds}`);
+    if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${holds.toString()}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
@@ -140,7 +140,9 @@ export function inShort(packet: Packet): string {
       return `ERROR ${packet.code} ${packet.message}`;
     case "oack":
       return ["OACK", ...packet.options.map(([name, value]) => `${name}=${value}`)].join(" ");
-    default:
+    case "rrq":
+    case "wrq":
+    case "malformed":
       return packet.op;
   }
 }
