@@ -17,7 +17,7 @@ await build({
   sourcemap: true,
   legalComments: "none",
   // Native parts stay what their packages ship; missing ones are an error of their driver alone.
-  external: ["koffi", "serialport", "opendal"],
+  external: ["koffi", "opendal"],
   alias: { "@grpc/grpc-js": "./scripts/no-grpc-js.mjs" },
   chunkNames: "chunks/[name]-[hash]",
   banner: {
