@@ -6,7 +6,6 @@ import { findCredential } from "./oci/credentials.ts";
 import type { Digest } from "./oci/digest.ts";
 import { layoutSource } from "./oci/layout.ts";
 import { formatReference, type Reference, type RegistryReference } from "./oci/reference.ts";
-import { openRegistry } from "./oci/registry.ts";
 
 /** The files of a flasher bundle, on this host's disk. */
 export interface Bundle {
@@ -42,7 +41,9 @@ export async function openBundle(reference: Reference, access: BundleAccess): Pr
 async function openSource(reference: RegistryReference, access: BundleAccess) {
   const { host, repository } = reference;
   const { plainHttp, registryCa } = access;
-  return await openRegistry(reference, {
+  // Only now is an HTTP client loaded: a pinned bundle that is here does without.
+  const { openRegistry } = await import("./oci/registry.ts");
+  return openRegistry(reference, {
     plainHttp,
     ca: registryCa === undefined ? undefined : await readFile(registryCa, "utf8"),
     credential: await findCredential(host, repository, { useEnvironment: access.environmentCredentialsFor === host }),

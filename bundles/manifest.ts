@@ -1,3 +1,4 @@
+import { parse, parseDocument } from "yaml";
 import * as z from "zod";
 import { AgentError } from "../agent/driver/errors.ts";
 import { baseName, confinedPath } from "./paths.ts";
@@ -32,7 +33,7 @@ const flasherLogin = z.object({
 });
 
 /** `FlashBundleManifest`: what a flasher bundle holds and how a board boots it. Unknown keys are ignored. */
-export const flasherManifest = z.object({
+const flasherManifest = z.object({
   apiVersion: z.literal("jumpstarter.dev/v1alpha1").default("jumpstarter.dev/v1alpha1"),
   kind: z.literal("FlashBundleManifest").default("FlashBundleManifest"),
   metadata: z.object({ name: z.string() }),
@@ -70,8 +71,7 @@ export type DtbVariant = z.output<typeof dtbVariant>;
  * @param name what errors call the text, e.g. its file name
  * @throws AgentError E_INVALID with every problem and the path of its key
  */
-export async function parseManifest(text: string, name = "manifest.yaml"): Promise<FlasherManifest> {
-  const { parse } = await import("yaml");
+export function parseManifest(text: string, name = "manifest.yaml"): FlasherManifest {
   let document: unknown;
   try {
     document = parse(text, { merge: true, logLevel: "error" });
@@ -110,6 +110,13 @@ export function dtbVariantOf({ spec }: FlasherManifest, chosen: string | null): 
     throw new AgentError("E_INVALID", `DTB variant ${variant} not found in the manifest.`);
   }
   return spec.dtb.variants[variant];
+}
+
+/** The text of a manifest with another default variant, all else as it was written. */
+export function withDefaultVariant(text: string, variant: string): string {
+  const document = parseDocument(text, { merge: true });
+  document.setIn(["spec", "dtb", "default"], variant);
+  return document.toString();
 }
 
 /** The U-Boot command that boots the loaded files. @throws AgentError E_INVALID for an unknown variant */

@@ -178,7 +178,7 @@ interface BootPlan {
 async function readPlan({ flasher, tftpFiles }: FlashDevices): Promise<BootPlan> {
   await flasher.setup_flasher_bundle();
   const yaml = await flasher.get_flasher_manifest_yaml();
-  const manifest = await parseManifest(yaml);
+  const manifest = parseManifest(yaml);
   const named = [
     ["kernel", await flasher.get_kernel_filename(), await flasher.get_kernel_address()],
     ["initramfs", await flasher.get_initram_filename(), await flasher.get_initram_address()],

@@ -8,7 +8,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
 import { fileOf, openBundle, type Bundle } from "../bundle.ts";
 import { BundleCache } from "../cache.ts";
-import { bootCommandOf, dtbVariantOf, parseManifest, type FlasherManifest } from "../manifest.ts";
+import { bootCommandOf, dtbVariantOf, parseManifest, withDefaultVariant, type FlasherManifest } from "../manifest.ts";
 import { formatReference, parseReference, type Reference } from "../oci/reference.ts";
 import { baseName, confinedPath } from "../paths.ts";
 import { flasher } from "./interface.ts";
@@ -32,7 +32,7 @@ const configOf = (defaultBundle: string) =>
       .describe("[host[:port]/]namespace/repository[:tag][@digest], oci-layout:DIR[:tag] or file:DIR"),
     cache_dir: z
       .string()
-      .optional()
+      .nullish()
       .describe("where pulled bundles are kept; default /var/lib/jumpstarter/flasher, or the user's cache directory"),
     tftp_dir: z.string().default("/var/lib/tftpboot"),
     http_dir: z.string().default("/var/www/html"),
@@ -47,12 +47,12 @@ const configOf = (defaultBundle: string) =>
       .array(registryHost)
       .default([])
       .describe("registries (host or host:port) that are spoken to without TLS"),
-    registry_ca: z.string().optional().describe("PEM file of a certificate authority that registries use"),
+    registry_ca: z.string().nullish().describe("PEM file of a certificate authority that registries use"),
     allowed_bundles: z
       .array(z.union([z.string().endsWith("*"), reference]))
-      .optional()
+      .nullish()
       .describe("bundles that clients may ask for instead; a * at the end stands for anything. Default: any registry"),
-    fls_path: z.string().optional().describe("fls program for boards; default /usr/local/bin/fls-aarch64 or …/fls"),
+    fls_path: z.string().nullish().describe("fls program for boards; default /usr/local/bin/fls-aarch64 or …/fls"),
   });
 type Config = z.output<ReturnType<typeof configOf>>;
 
@@ -134,10 +134,10 @@ function openFlasher(context: OpenContext<Config>) {
 
   const bundleAccess = {
     plainHttp: config.plain_http,
-    registryCa: config.registry_ca,
+    registryCa: config.registry_ca ?? undefined,
     environmentCredentialsFor: configured.kind === "registry" ? configured.host : undefined,
     cache: async () => {
-      const directory = await cacheDirectory(config.cache_dir);
+      const directory = await cacheDirectory(config.cache_dir ?? undefined);
       return context.shared(`bundles:${directory}`, () => new BundleCache({ directory, log }));
     },
   };
@@ -145,7 +145,7 @@ function openFlasher(context: OpenContext<Config>) {
   const open = async (wanted: Reference): Promise<OpenedBundle> => {
     const bundle = await openBundle(wanted, bundleAccess);
     const yaml = await readFile(await fileOf(bundle, confinedPath(config.manifest) as string), "utf8");
-    const manifest = await parseManifest(yaml, `${config.manifest} of ${bundle.reference}`);
+    const manifest = parseManifest(yaml, `${config.manifest} of ${bundle.reference}`);
     log.info(`using the bundle ${manifest.metadata.name} from ${bundle.reference} (${bundle.digest ?? "a directory"})`);
     return { bundle, yaml, manifest };
   };
@@ -162,7 +162,7 @@ function openFlasher(context: OpenContext<Config>) {
 
   const force = (text: string) => {
     const wanted = parseReference(text);
-    checkAllowed(wanted, config.allowed_bundles, configured);
+    checkAllowed(wanted, config.allowed_bundles ?? undefined, configured);
     lease.forced = wanted;
   };
 
@@ -185,12 +185,12 @@ function openFlasher(context: OpenContext<Config>) {
       },
       get_flasher_manifest_yaml: async (call: Call) => {
         const state = lease;
-        return await manifestForClient(await opened(call, state), state.variant);
+        return manifestForClient(await opened(call, state), state.variant);
       },
       get_default_target: () => config.default_target,
       get_cacert: async () => (config.cacert === null ? null : await readFile(config.cacert, "utf8")),
       setup_fls_binary: async (call: Call) => {
-        await http.put(await findFls(config.fls_path), "fls", call.signal);
+        await http.put(await findFls(config.fls_path ?? undefined), "fls", call.signal);
       },
       use_dtb_variant: async (call: Call, variant: string) => {
         const state = lease;
@@ -249,12 +249,9 @@ function defaultDtb({ spec: { dtb } }: FlasherManifest): string | null {
 }
 
 /** As written, except where a client could not find out which device tree to load: no file by default, one in use. */
-async function manifestForClient({ yaml, manifest }: OpenedBundle, variant: string | null): Promise<string> {
+function manifestForClient({ yaml, manifest }: OpenedBundle, variant: string | null): string {
   if (variant === null || defaultDtb(manifest) !== null || !dtbVariantOf(manifest, variant)?.file) return yaml;
-  const { parseDocument } = await import("yaml");
-  const document = parseDocument(yaml);
-  document.setIn(["spec", "dtb", "default"], variant);
-  return document.toString();
+  return withDefaultVariant(yaml, variant);
 }
 
 /**

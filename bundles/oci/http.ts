@@ -1,5 +1,6 @@
 import { rootCertificates } from "node:tls";
 import type { Readable } from "node:stream";
+import { Agent, EnvHttpProxyAgent, request } from "undici";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
 
 export interface HttpAnswer {
@@ -38,9 +39,7 @@ const mostRedirects = 5;
 const redirects = new Set([301, 302, 303, 307, 308]);
 const proxyVariables = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"];
 
-export async function createHttp(options: HttpOptions): Promise<Http> {
-  // Loaded only now: most runs of an agent find their bundle in the cache.
-  const { Agent, EnvHttpProxyAgent, request } = await import("undici");
+export function createHttp(options: HttpOptions): Http {
   const tls = options.ca === undefined ? {} : { ca: [...rootCertificates, options.ca] };
   const settings = {
     connect: { timeout: connectTimeoutMs, ...tls },

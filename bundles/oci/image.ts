@@ -47,7 +47,6 @@ const imageIndex = z.object({
   manifests: z.array(indexEntry).max(mostLayers),
 });
 
-export type Descriptor = z.output<typeof descriptor>;
 export type IndexEntry = z.output<typeof indexEntry>;
 export type ImageManifest = z.output<typeof imageManifest>;
 export type ImageIndex = z.output<typeof imageIndex>;

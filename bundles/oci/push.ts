@@ -37,7 +37,7 @@ export async function pushBundle(
   options: RegistryOptions & { signal: AbortSignal },
 ): Promise<Digest> {
   const { signal } = options;
-  const registry = await openRegistry(reference, { ...options, actions: "pull,push" });
+  const registry = openRegistry(reference, { ...options, actions: "pull,push" });
   try {
     const config = { mediaType: emptyConfigType, digest: digestOf(emptyConfig), size: emptyConfig.length };
     await pushBlob(registry, config.digest, { size: config.size, open: () => emptyConfig }, signal);

@@ -22,7 +22,7 @@ export interface LayoutReference {
 }
 
 /** A plain directory that holds the bundle's files. */
-export interface DirectoryReference {
+interface DirectoryReference {
   readonly kind: "file";
   readonly directory: string;
 }

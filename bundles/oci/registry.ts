@@ -40,9 +40,9 @@ const errorAnswer = z.object({ errors: z.array(z.object({ code: z.string().regex
 const largestAnswerBytes = 64 * 1024;
 const dockerHub = "registry-1.docker.io";
 
-export async function openRegistry(reference: RegistryReference, options: RegistryOptions): Promise<Registry> {
+export function openRegistry(reference: RegistryReference, options: RegistryOptions): Registry {
   const { host, repository } = reference;
-  const http = await createHttp(options);
+  const http = createHttp(options);
   const scheme = isPlainHttp(host, options) ? "http" : "https";
   const root = new URL(`${scheme}://${host === "docker.io" ? dockerHub : host}/v2/${repository}/`);
   const basic =

@@ -114,7 +114,7 @@ async function plan(
     }
     return { name, file: local(path) };
   });
-  const { targets } = (await parseManifest(await node.as(flasher).get_flasher_manifest_yaml())).spec;
+  const { targets } = parseManifest(await node.as(flasher).get_flasher_manifest_yaml()).spec;
   return pairs.map(({ name, file }) => ({
     file,
     target: Object.hasOwn(targets, name) ? name : `/dev/disk/by-partlabel/${name}`,
