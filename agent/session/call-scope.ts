@@ -34,8 +34,9 @@ export class CallScope implements Call {
     const { stream, encoding } = this.#resources.take(checked.uuid);
     const plain = decoded(stream, encoding);
     this.#closers.push(() => {
-      if (plain !== stream) plain.destroy();
-      endOfUse(stream);
+      // Only when it is unpiped can the rest of the stream be thrown away.
+      if (plain.closed) endOfUse(stream);
+      else plain.once("close", () => endOfUse(stream)).destroy();
     });
     return plain;
   }

@@ -36,8 +36,9 @@ export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOpti
   const lost = () => {
     if (!stream.destroyed) stream.destroy(new AgentError("E_CANCELLED", "the caller has gone"));
   };
+  http2.once("aborted", lost);
   http2.once("close", lost);
-  if (http2.destroyed) lost();
+  if (http2.closed || http2.destroyed) lost();
   return stream;
 }
 

@@ -21,10 +21,13 @@ export class RpcCall implements Cancellable {
     // The reason of a broken stream shows up as "close"; every call watches that.
     stream.on("error", () => {});
     const deadline = this.#startDeadline();
-    stream.once("close", () => {
+    const gone = () => {
       clearTimeout(deadline);
       if (!this.#ended) this.#cancel(new AgentError("E_CANCELLED", "the caller has gone"));
-    });
+    };
+    // "close" alone would wait until somebody has read what came before a reset.
+    stream.once("aborted", gone);
+    stream.once("close", gone);
   }
 
   /** Aborted when the caller cancels, its deadline passes, or its connection is lost; never once it is answered. */
@@ -74,7 +77,11 @@ export class RpcCall implements Cancellable {
 
   /** Ends the RPC, with OK or with what the error says. Does nothing when it has ended. */
   finish(thrown?: unknown): void {
-    if (!this.open) return;
+    if (this.#ended) return;
+    if (!this.open) {
+      this.stream.destroy();
+      return;
+    }
     const trailers = statusOf(thrown);
     if (this.stream.headersSent) {
       this.#end(trailers);

@@ -1,5 +1,5 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { chmod, unlink } from "node:fs/promises";
+import { chmod, lstat, unlink } from "node:fs/promises";
 import type { IncomingHttpHeaders } from "node:http2";
 import { createConnection, type ListenOptions } from "node:net";
 import { AgentError, isSystemError, toAgentError } from "../driver/errors.ts";
@@ -95,21 +95,22 @@ async function listen(server: RpcServer, where: ListenOptions): Promise<void> {
   } catch (error) {
     const { path } = where;
     const inUse = isSystemError(error) && error.code === "EADDRINUSE";
-    if (path === undefined || !inUse || (await answers(path))) throw toAgentError(error);
+    if (path === undefined || !inUse || !(await isLeftover(path))) throw toAgentError(error);
     await unlink(path);
     await once();
   }
 }
 
-/** True if somebody listens on this socket: then it is not a leftover of a process that died. */
-function answers(path: string): Promise<boolean> {
+/** True for a socket on which nobody listens: its process died without removing it. */
+async function isLeftover(path: string): Promise<boolean> {
+  if (!(await lstat(path)).isSocket()) return false;
   return new Promise((resolve) => {
     const probe = createConnection({ path });
     probe.once("connect", () => {
       probe.destroy();
-      resolve(true);
+      resolve(false);
     });
-    probe.once("error", () => resolve(false));
+    probe.once("error", (error) => resolve(isSystemError(error) && error.code === "ECONNREFUSED"));
   });
 }
 

@@ -1,6 +1,6 @@
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
-import type { Duplex, Readable, Writable } from "node:stream";
+import { PassThrough, type Duplex, type Readable, type Writable } from "node:stream";
 import zlib from "node:zlib";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { ContentEncoding } from "../driver/resource.ts";
@@ -41,39 +41,40 @@ function isInstalled(program: string): boolean {
 }
 
 /**
- * Plain bytes of an encoded stream. Fails with E_ENCODING if they are damaged, cut off, or none at all; the stream
- * itself is left alone then. Destroying the result stops its program.
+ * Plain bytes of a stream in this encoding (null: as they are). Fails with E_ENCODING if they are damaged, cut off,
+ * or none at all. What happens to the result does not happen to the stream: whoever lent it ends it.
  */
 export function decoded(from: Readable, encoding: ContentEncoding | null): Readable {
-  if (encoding === null) return from;
-  const decoder = createDecoder(encoding);
+  const decoder = encoding === null ? new PassThrough({ highWaterMark: chunkSize }) : createDecoder(encoding);
   let empty = true;
-  from.once("data", () => (empty = false));
-  from.once("end", () => {
-    if (empty) decoder.destroy(new AgentError("E_ENCODING", `${encoding} data expected, but there is none`));
-  });
-  from.once("error", (error) => decoder.destroy(error));
+  if (encoding !== null) {
+    from.once("data", () => (empty = false));
+    from.once("end", () => {
+      if (empty) decoder.destroy(new AgentError("E_ENCODING", `${encoding} data expected, but there is none`));
+    });
+  }
   from.once("close", () => {
-    if (!from.readableEnded && !decoder.destroyed) {
-      decoder.destroy(new AgentError("E_CONNECTION", "the stream broke before its end"));
-    }
+    if (!from.readableEnded) decoder.destroy(from.errored ?? broken());
   });
   decoder.once("close", () => from.unpipe(decoder));
   return from.pipe(decoder);
 }
 
-/** Takes plain bytes and writes them encoded to a stream, which it ends when it is ended. */
+/** Takes plain bytes and writes them encoded to a stream, which ends after them, also when that fails halfway. */
 export function encoded(to: Writable, encoding: ContentEncoding | null): Writable {
-  if (encoding === null) return to;
-  const encoder = createEncoder(encoding);
-  encoder.once("error", (error) => to.destroy(error));
+  const encoder = encoding === null ? new PassThrough({ highWaterMark: chunkSize }) : createEncoder(encoding);
   to.once("close", () => {
-    if (!encoder.destroyed && !to.writableFinished) {
-      encoder.destroy(to.errored ?? new AgentError("E_CONNECTION", "the stream broke before its end"));
-    }
+    if (!to.writableFinished) encoder.destroy(to.errored ?? broken());
+  });
+  encoder.once("close", () => {
+    if (!to.destroyed) to.end();
   });
   encoder.pipe(to);
   return encoder;
+}
+
+function broken(): AgentError {
+  return new AgentError("E_CONNECTION", "the stream broke before its end");
 }
 
 function createDecoder(encoding: ContentEncoding): Duplex {

@@ -257,5 +257,8 @@ function resolve(base: string, location: string): string {
 
 /** For messages: the query holds the signature, the user part a password. */
 function safeUrl(url: string): string {
-  return url.replace(/#.*$/s, "").replace(/\?.*$/s, "?[REDACTED]").replace(/\/\/[^/?#]*@/, "//");
+  return url
+    .replace(/#.*$/s, "")
+    .replace(/\?.*$/s, "?[REDACTED]")
+    .replace(/\/\/[^/?#]*@/, "//");
 }
