@@ -5,7 +5,6 @@
 import { readFileSync } from "node:fs";
 import {
   connect,
-  constants,
   type ClientHttp2Session,
   type ClientHttp2Stream,
   type IncomingHttpHeaders,
@@ -109,7 +108,9 @@ export class Channel {
     signal?.throwIfAborted();
     const { passphrase } = this.#security;
     const session = this.#connected();
-    const stream = session.request({
+    // Unlike close(), an abort does not half-close the stream first: a cancelled upload must not look complete.
+    const abort = new AbortController();
+    const requestHeaders = {
       ":method": "POST",
       ":path": path,
       "content-type": "application/grpc",
@@ -117,8 +118,8 @@ export class Channel {
       "user-agent": "jumpstarter-agent",
       ...(passphrase === undefined || this.#address.kind === "unix" ? {} : { "x-jumpstarter-passphrase": passphrase }),
       ...headers,
-    });
-    return follow(stream, what, signal);
+    };
+    return follow(session.request(requestHeaders, { signal: abort.signal }), abort, { what, signal });
   }
 
   /** Ends the connection; calls that still run are cut after a moment. */
@@ -176,14 +177,13 @@ function systemRoots(): Buffer | undefined {
 }
 
 /** Watches an RPC's headers, trailers and end. */
-function follow(stream: ClientHttp2Stream, what: string, signal: AbortSignal | undefined): RpcCall {
+function follow(stream: ClientHttp2Stream, abort: AbortController, { what, signal }: CallOptions): RpcCall {
   let failure: unknown;
-  const cancel = () => stream.close(constants.NGHTTP2_CANCEL);
-  const abort = () => {
-    failure = new AgentError("E_CANCELLED", `${what} was cancelled`, { cause: signal?.reason });
-    cancel();
+  const cancel = () => {
+    failure ??= new AgentError("E_CANCELLED", `${what} was cancelled`, { cause: signal?.reason });
+    abort.abort();
   };
-  signal?.addEventListener("abort", abort, { once: true });
+  signal?.addEventListener("abort", cancel, { once: true });
   stream.once("error", (error) => {
     failure ??= error;
   });
@@ -202,8 +202,8 @@ function follow(stream: ClientHttp2Stream, what: string, signal: AbortSignal | u
     });
     stream.once("trailers", end);
     stream.once("close", () => {
-      signal?.removeEventListener("abort", abort);
-      reject(fromConnectionError(failure, stream.rstCode ?? 0, what));
+      signal?.removeEventListener("abort", cancel);
+      reject(fromConnectionError(failure));
     });
   });
   const metadata = new Promise<IncomingHttpHeaders>((resolve, reject) => {

@@ -1,4 +1,4 @@
-import { constants, type IncomingHttpHeaders } from "node:http2";
+import type { IncomingHttpHeaders } from "node:http2";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { ErrorCode } from "../driver/error-codes.ts";
 
@@ -46,9 +46,8 @@ function decodeMessage(text: string): string {
 }
 
 /** Why an RPC ended without trailers. */
-export function fromConnectionError(failure: unknown, rstCode: number, what: string): AgentError {
+export function fromConnectionError(failure: unknown): AgentError {
   if (failure instanceof AgentError) return failure;
-  if (rstCode === constants.NGHTTP2_CANCEL) return new AgentError("E_CANCELLED", `${what} was cancelled`);
   // A call that waited for the connection carries the reason why there is none.
   const reason = failure instanceof Error && failure.cause !== undefined ? failure.cause : failure;
   const lost = reason === undefined ? "the connection to the exporter is lost" : toAgentError(reason).message;

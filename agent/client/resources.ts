@@ -45,20 +45,24 @@ export async function lendSource<T>(
   use: (handle: ResourceHandle) => Promise<T>,
   options: LendOptions = {},
 ): Promise<T> {
+  let unreadable: unknown;
+  source.on("error", (error) => (unreadable ??= error)); // it may break before anybody reads it
   const { stream, handle, codeHere } = await lend(channel, uuid, options);
   const bytes = decoded(source, codeHere ?? null);
-  let unreadable: unknown;
   const sent = pipeline(async function* () {
     try {
       for await (const chunk of bytes) yield chunk as Buffer;
     } catch (error) {
-      unreadable = error;
+      unreadable ??= error;
       throw error;
     }
   }, stream).catch(() => {}); // the call fails then, and tells more
   stream.resume(); // carries nothing but the exporter's end
   try {
-    return await use(handle);
+    const result = await use(handle);
+    // Whatever the driver made of it, it did not get everything.
+    if (unreadable !== undefined) throw toAgentError(unreadable);
+    return result;
   } catch (error) {
     throw unreadable === undefined ? error : toAgentError(unreadable);
   } finally {
@@ -80,10 +84,10 @@ export async function lendSink<T>(
   use: (handle: ResourceHandle) => Promise<T>,
   options: LendOptions = {},
 ): Promise<T> {
+  let unwritable: unknown;
+  sink.on("error", (error) => (unwritable ??= error));
   const { stream, handle, codeHere } = await lend(channel, uuid, options);
   const received = Promise.all([pipeline(stream, encoded(sink, codeHere ?? null)), finished(sink)]);
-  let unwritable: unknown;
-  sink.once("error", (error) => (unwritable = error));
   received.catch(() => {}); // waited for below
   try {
     const result = await use(handle);
