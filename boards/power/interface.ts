@@ -2,8 +2,7 @@ import * as z from "zod";
 import { defineInterface, streaming, unary } from "../../agent/driver/interface.ts";
 
 /** What a meter shows, in volts and amperes. */
-export const powerReading = z.object({ voltage: z.number(), current: z.number() });
-export type PowerReading = z.output<typeof powerReading>;
+const powerReading = z.object({ voltage: z.number(), current: z.number() });
 
 const on = unary({ args: [], result: z.null(), help: "Power on the device" });
 const read = streaming({ args: [], item: powerReading, help: "Read voltage and current" });
