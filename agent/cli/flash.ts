@@ -1,21 +1,14 @@
 import { open } from "node:fs/promises";
 import { baseFlashers, withBundle } from "../../bundles/flash/configured.ts";
-import type { FlashDevices } from "../../bundles/flash/devices.ts";
 import type { BoardAddress } from "../../bundles/flash/bootloader.ts";
+import { flashDevices } from "../../bundles/flash/devices.ts";
 import { flash } from "../../bundles/flash/flash.ts";
 import { readImageFile } from "../../bundles/flash/image.ts";
 import { timelineText, type Receipt } from "../../bundles/flash/receipt.ts";
-import { flasher } from "../../bundles/flasher/interface.ts";
 import { writeDurably } from "../../bundles/durable.ts";
-import { power } from "../../boards/power/interface.ts";
-import { serialConsole } from "../../boards/serial/interface.ts";
-import { opendal } from "../../boards/storage/interface.ts";
-import { ubootConsole } from "../../boards/uboot/interface.ts";
-import { http } from "../../net/http/interface.ts";
-import { tftp } from "../../net/tftp/interface.ts";
 import { AgentError } from "../driver/errors.ts";
 import { LogBus, severities } from "../driver/log.ts";
-import { createExporter, type Exporter } from "../session/exporter.ts";
+import { createExporter } from "../session/exporter.ts";
 import { defineCommand } from "./command.ts";
 import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
 import { listenForStop } from "./signals.ts";
@@ -74,7 +67,12 @@ Example:
     const consoleLog = await open(given["console-log"] ?? "flash-console.log", "w");
     try {
       await exporter.tree.reset();
-      const receipt = await flash(devicesOf(exporter, path), {
+      const devices = flashDevices(
+        path,
+        (at, wanted) => exporter.calls(at, wanted),
+        async (source, use) => await use(exporter.resources.lend(source, null)),
+      );
+      const receipt = await flash(devices, {
         image,
         exporter: config.metadata.name,
         method: given.method === "fls" ? "fls" : "shell",
@@ -105,20 +103,6 @@ function chooseFlasher(found: readonly string[], wanted: string | undefined): st
   const names = found.join(", ");
   const problem = wanted === undefined ? "there are several flashers" : `there is no flasher ${wanted}`;
   throw new AgentError("E_USAGE", `${problem}: --flasher is one of ${names}`);
-}
-
-function devicesOf(exporter: Exporter, path: string): FlashDevices {
-  return {
-    flasher: exporter.calls(path, flasher),
-    power: exporter.calls(`${path}.power`, power),
-    serial: exporter.calls(`${path}.serial`, serialConsole),
-    uboot: exporter.calls(`${path}.uboot`, ubootConsole),
-    tftp: exporter.calls(`${path}.tftp`, tftp),
-    tftpFiles: exporter.calls(`${path}.tftp.storage`, opendal),
-    http: exporter.calls(`${path}.http`, http),
-    httpFiles: exporter.calls(`${path}.http.storage`, opendal),
-    lend: async (source, use) => await use(exporter.resources.lend(source, null)),
-  };
 }
 
 function showWarnings(logs: LogBus): void {

@@ -1,13 +1,13 @@
 import type { Readable } from "node:stream";
-import type { Calls } from "../../agent/driver/interface.ts";
+import type { Calls, Interface } from "../../agent/driver/interface.ts";
 import type { ResourceHandle } from "../../agent/driver/resource.ts";
-import type { power } from "../../boards/power/interface.ts";
-import type { serialConsole } from "../../boards/serial/interface.ts";
-import type { opendal } from "../../boards/storage/interface.ts";
-import type { ubootConsole } from "../../boards/uboot/interface.ts";
-import type { http } from "../../net/http/interface.ts";
-import type { tftp } from "../../net/tftp/interface.ts";
-import type { flasher } from "../flasher/interface.ts";
+import { power } from "../../boards/power/interface.ts";
+import { serialConsole } from "../../boards/serial/interface.ts";
+import { opendal } from "../../boards/storage/interface.ts";
+import { ubootConsole } from "../../boards/uboot/interface.ts";
+import { http } from "../../net/http/interface.ts";
+import { tftp } from "../../net/tftp/interface.ts";
+import { flasher } from "../flasher/interface.ts";
 
 /** All that a flash touches, by interface: whether the drivers are in this process or behind a session is the same. */
 export interface FlashDevices {
@@ -21,4 +21,26 @@ export interface FlashDevices {
   readonly httpFiles: Calls<typeof opendal>;
   /** Lends a local stream to one call of `httpFiles`. */
   lend<T>(source: Readable, use: (handle: ResourceHandle) => Promise<T>): Promise<T>;
+}
+
+/**
+ * The devices of the flasher at a dotted path.
+ * @param calls typed calls on the driver at a path, here or over a session
+ */
+export function flashDevices(
+  path: string,
+  calls: <I extends Interface>(path: string, wanted: I) => Calls<I>,
+  lend: FlashDevices["lend"],
+): FlashDevices {
+  return {
+    flasher: calls(path, flasher),
+    power: calls(`${path}.power`, power),
+    serial: calls(`${path}.serial`, serialConsole),
+    uboot: calls(`${path}.uboot`, ubootConsole),
+    tftp: calls(`${path}.tftp`, tftp),
+    tftpFiles: calls(`${path}.tftp.storage`, opendal),
+    http: calls(`${path}.http`, http),
+    httpFiles: calls(`${path}.http.storage`, opendal),
+    lend,
+  };
 }

@@ -2,11 +2,18 @@ import assert from "node:assert/strict";
 import { createHash, randomFillSync } from "node:crypto";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { open, rm } from "node:fs/promises";
+import { open, readdir, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, before, test, type TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Receipt } from "../../bundles/flash/receipt.ts";
+import { connect, type Client } from "../../agent/client/connect.ts";
+import { http as httpInterface } from "../../net/http/interface.ts";
+import { tftp as tftpInterface } from "../../net/tftp/interface.ts";
+import { flashDevices } from "../../bundles/flash/devices.ts";
+import { flash as flashBoard } from "../../bundles/flash/flash.ts";
+import { readImageFile } from "../../bundles/flash/image.ts";
 import { makeBundle, missingForNetboot, startLab, type AgentRun, type Lab } from "../sim/netboot-lab.ts";
 
 const skip = missingForNetboot();
@@ -60,6 +67,42 @@ async function assertFailed(run: AgentRun, lab: Lab, step: string, reason: RegEx
   assert.match(readFileSync(join(lab.directory, "console.log"), "utf8"), /U-Boot/);
 }
 
+async function connectTo(t: TestContext, lab: Lab): Promise<Client> {
+  const { socketPath } = await lab.serve();
+  const client = await connect({ host: socketPath });
+  t.after(() => client.close());
+  return client;
+}
+
+/** Flashes over a session; as soon as the console has said `when`, something happens. */
+async function flashOver(
+  client: Client,
+  { image, when, then }: { image: string; when: RegExp; then: () => Promise<void> },
+): Promise<Receipt> {
+  const driver = (path: string) => client.find(path) ?? assert.fail(`no driver ${path}`);
+  const devices = flashDevices(
+    "flasher",
+    (path, wanted) => driver(path).as(wanted),
+    (source, use) => driver("flasher.http.storage").lendSource(source, use),
+  );
+  let said = "";
+  let happened: Promise<void> | undefined;
+  const receipt = await flashBoard(devices, {
+    image: await readImageFile(image),
+    exporter: "lab",
+    method: "shell",
+    offMs: 0,
+    transcript: (chunk) => {
+      said += chunk.toString();
+      if (happened === undefined && when.test(said)) happened = then();
+    },
+  });
+  await happened;
+  assert.ok(happened, "it came to that");
+  assert.equal(receipt.verdict, "failed");
+  return receipt;
+}
+
 test("jmp-agent flash puts a 64 MiB image on the board's disk in less than a minute", { skip }, async (t) => {
   const lab = await startLab(t, bundle, { kind: "user" });
   const image = randomImage(lab.directory, 64 * mebi);
@@ -93,7 +136,7 @@ test("a fixed address, and 1 % of the packets lost", { skip }, async (t) => {
   const receipt = await assertFlashed(flash(lab, image, ...address), lab, readFileSync(image));
   t.diagnostic(receipt.steps.map(({ name, durationMs }) => `${name} ${durationMs} ms`).join(", "));
   const log = readFileSync(join(lab.directory, "console.log"), "utf8");
-  assert.doesNotMatch(log, /Loading: .*T /, "U-Boot never had to time out");
+  assert.doesNotMatch(log, /[#*]T /, "U-Boot never had to time out");
 });
 
 test("a kernel that is missing on the TFTP server is an error at once", { skip }, async (t) => {
@@ -105,4 +148,46 @@ test("a kernel that is missing on the TFTP server is an error at once", { skip }
   const { steps } = receiptOf(lab);
   const load = steps.find(({ name }) => name === "load kernel");
   assert.ok((load?.durationMs ?? Infinity) < 30_000, "not only after a time-out");
+});
+
+test("a TFTP server that goes away in mid-transfer fails the step, not the patience", { skip }, async (t) => {
+  const lab = await startLab(t, bundle, { kind: "user" });
+  const client = await connectTo(t, lab);
+  const tftp = client.find("flasher.tftp")?.as(tftpInterface);
+  const receipt = await flashOver(client, {
+    image: randomImage(lab.directory, mebi),
+    // A full line of marks: 65 of them, ten packets each.
+    when: /Loading: \*.*#{65}/s,
+    then: async () => void (await tftp?.stop()),
+  });
+  assert.equal(receipt.failure?.step, "load kernel");
+  assert.match(receipt.failure.message, /could not load Image: (Retry count exceeded|TFTP error)/);
+});
+
+test("an HTTP body that is cut off fails the write", { skip }, async (t) => {
+  const lab = await startLab(t, bundle, { kind: "user" });
+  const client = await connectTo(t, lab);
+  const http = client.find("flasher.http")?.as(httpInterface);
+  const image = join(lab.directory, "holes.img");
+  await writeFile(image, "");
+  await truncate(image, 96 * mebi);
+  const receipt = await flashOver(client, {
+    image,
+    when: /curl -fsSL/,
+    then: async () => {
+      await sleep(300);
+      await http?.stop();
+    },
+  });
+  assert.equal(receipt.failure?.step, "write");
+  assert.match(receipt.failure.message, /on the board: .*(closed|short|refused|reset)/);
+});
+
+test("an image that arrives short is noticed on the board's disk", { skip }, async (t) => {
+  const lab = await startLab(t, bundle, { kind: "user" });
+  const run = flash(lab, randomImage(lab.directory, 2 * mebi));
+  await run.says(/done +stage image/);
+  const [staged = ""] = (await readdir(join(lab.directory, "http"))).filter((name) => name.startsWith("flash-"));
+  await truncate(join(lab.directory, "http", staged), mebi);
+  await assertFailed(run, lab, "verify", /\/dev\/vda holds other data than the image/);
 });
