@@ -14,16 +14,23 @@ export const exporterOptions = {
   "exporter-config": { type: "string", value: "PATH", help: "the configuration in this file" },
 } as const satisfies Options;
 
-/** @throws AgentError E_USAGE unless exactly one of the options is given, else what is wrong with the file */
-export async function loadExporterConfig({
+/** @throws AgentError E_USAGE unless exactly one of the options is given */
+export function demandExporterConfig({
   exporter: alias,
   "exporter-config": path,
-}: Given<typeof exporterOptions>): ReturnType<typeof loadConfig> {
-  const usage = (message: string) => new AgentError("E_USAGE", message);
-  if (alias === undefined && path === undefined)
-    throw usage("one of --exporter, --exporter-config should be specified");
-  if (alias !== undefined && path !== undefined)
-    throw usage("only one of --exporter, --exporter-config should be specified");
+}: Given<typeof exporterOptions>): void {
+  if (alias === undefined && path === undefined) {
+    throw new AgentError("E_USAGE", "one of --exporter, --exporter-config should be specified");
+  }
+  if (alias !== undefined && path !== undefined) {
+    throw new AgentError("E_USAGE", "only one of --exporter, --exporter-config should be specified");
+  }
+}
+
+/** @throws AgentError E_USAGE unless exactly one of the options is given, else what is wrong with the file */
+export async function loadExporterConfig(given: Given<typeof exporterOptions>): ReturnType<typeof loadConfig> {
+  demandExporterConfig(given);
+  const { exporter: alias, "exporter-config": path } = given;
   try {
     return await loadConfig(path ?? (await findExporterConfig(alias ?? "")), { catalog: shippedDrivers });
   } catch (thrown) {

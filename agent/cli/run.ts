@@ -6,7 +6,7 @@ import { LogBus, type Logger, type Severity } from "../driver/log.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { serve, type Served } from "../session/server.ts";
 import { defineCommand } from "./command.ts";
-import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
+import { demandExporterConfig, exporterOptions, loadExporterConfig } from "./exporter-config.ts";
 import { listenerOptions, readListeners, type Listeners } from "./listeners.ts";
 import { startProcessLog } from "./process-log.ts";
 import { listenForStop } from "./signals.ts";
@@ -14,6 +14,8 @@ import { claimSocketPath } from "./unix-socket.ts";
 
 /** Calls that run when the exporter stops may take this long to end by themselves; then they are aborted. */
 const graceMs = 1_000;
+/** How long the process may take to end by itself when everything is closed. */
+const lingerMs = 500;
 /** Whatever hangs while closing: after this the process ends anyway. */
 const shutdownLimitMs = 8_000;
 
@@ -35,6 +37,7 @@ Examples:
   jmp-agent run --exporter bench --tls-grpc-listener 1234 --tls-cert bench.crt --tls-key bench.key`,
 
   async run(given) {
+    demandExporterConfig(given);
     const listeners = await readListeners(given, process.env);
     hidePassphrase(given.passphrase);
     delete process.env["JMP_PASSPHRASE"];
@@ -54,6 +57,8 @@ Examples:
       return await runExporter(config, listeners, logs, log);
     } finally {
       processLog.close();
+      // Whatever a driver has left behind must not keep the process.
+      setTimeout(() => process.exit(), lingerMs).unref();
     }
   },
 });
@@ -63,6 +68,8 @@ async function runExporter(config: ExporterConfig, listeners: Listeners, logs: L
   const stop = listenForStop((exitCode) => process.exit(exitCode));
   // One call that goes wrong in a way its driver forgot must not end the others.
   process.on("unhandledRejection", (reason) => log.error(`Unhandled rejection: ${toAgentError(reason).message}`));
+  // What nobody caught leaves unknown damage: close in good order and let the service manager start again.
+  const broken = new Promise<never>((_, reject) => process.once("uncaughtException", reject));
   if (config.hooks.beforeLease !== null || config.hooks.afterLease !== null) {
     log.warn("hooks are configured, but this version does not run them");
   }
@@ -81,7 +88,7 @@ async function runExporter(config: ExporterConfig, listeners: Listeners, logs: L
     if (listeners.unix !== undefined) served.push(await serveOnSocket(exporter, listeners.unix));
     if (listeners.tcp !== undefined) served.push(await serve(exporter, listeners.tcp));
     announce(config.metadata.name, listeners, log);
-    const { signal, exitCode } = await stop.requested;
+    const { signal, exitCode } = await Promise.race([stop.requested, broken]);
     log.info(`${signal}: stopping`);
     return exitCode;
   } finally {

@@ -102,7 +102,7 @@ export type ExporterConfig = Omit<z.output<typeof exporterConfig>, "alias" | "ex
 
 /** Where unknown keys are pointed out; those of `metadata` are errors, those of drivers are seen to with the drivers. */
 const keysAt: { path: string[]; known: string[] }[] = [
-  { path: [], known: Object.keys(exporterConfig.shape) },
+  { path: [], known: Object.keys(exporterConfig.shape).filter((key) => key !== "alias") },
   { path: ["tls"], known: Object.keys(tls.shape) },
   { path: ["hooks"], known: [...Object.keys(hooks.shape), "before_lease", "after_lease"] },
   ...["beforeLease", "before_lease", "afterLease", "after_lease"].map((name) => ({
@@ -134,7 +134,7 @@ export function checkExporterConfig(
   if (!parsed.success) findings.problems.push(...problemsOf(parsed.error, [], Object.keys(metadata.shape)));
   for (const { path, known } of keysAt) {
     for (const key of Object.keys(mapAt(value, path) ?? {})) {
-      if (known.includes(key)) continue;
+      if (known.includes(key) || (path.length === 0 && key === "alias")) continue;
       const trap = path.length === 0 ? traps[key] : undefined;
       findings.warnings.push({ path: [...path, key], message: trap ?? unknownKey(key, known), aboutKey: true });
     }

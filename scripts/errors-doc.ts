@@ -1,0 +1,46 @@
+// Writes docs/errors.md from the table of error codes. usage: npx tsx scripts/errors-doc.ts
+import { writeFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import { errorCodes, type ErrorCode } from "../agent/driver/error-codes.ts";
+import { AgentError, grpcStatusOf } from "../agent/driver/errors.ts";
+
+/** Names of google.rpc.Code, as clients print them. */
+const statusNames: Record<number, string> = {
+  1: "CANCELLED",
+  2: "UNKNOWN",
+  3: "INVALID_ARGUMENT",
+  4: "DEADLINE_EXCEEDED",
+  5: "NOT_FOUND",
+  8: "RESOURCE_EXHAUSTED",
+  9: "FAILED_PRECONDITION",
+  12: "UNIMPLEMENTED",
+  13: "INTERNAL",
+  14: "UNAVAILABLE",
+  16: "UNAUTHENTICATED",
+};
+
+export function errorsDocument(): string {
+  const rows = Object.entries(errorCodes).map(([code, { category, meaning }]) => {
+    const status = grpcStatusOf(new AgentError(code as ErrorCode, ""));
+    return [`\`${code}\``, category, statusNames[status] ?? String(status), meaning];
+  });
+  return `# Error codes
+
+Every error of the agent has one of these codes. Clients see the gRPC status and the error's text; the command line
+prints the text and, where there is one, a hint. Exit codes: 2 for \`E_USAGE\`, 1 for any other.
+
+This page is generated from \`agent/driver/error-codes.ts\` by \`npx tsx scripts/errors-doc.ts\`.
+
+${table([["Code", "Category", "gRPC status", "When"], ...rows])}
+`;
+}
+
+/** The first row is the head. */
+function table(rows: string[][]): string {
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
+  const line = (cells: string[]) => `| ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(" | ")} |`;
+  const [head = [], ...body] = rows;
+  return [line(head), line(widths.map((width) => "-".repeat(width))), ...body.map(line)].join("\n");
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) writeFileSync("docs/errors.md", errorsDocument());
