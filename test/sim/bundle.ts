@@ -39,8 +39,9 @@ export const bundleFiles: Record<string, Uint8Array> = {
   "data/dtbs/alternate.dtb": Buffer.alloc(3072, 1),
 };
 
-export async function temporaryDirectory(t: TestContext): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), "bundle-"));
+/** @param parent e.g. `/dev/shm` for what no real disk has to see */
+export async function temporaryDirectory(t: TestContext, parent = tmpdir()): Promise<string> {
+  const directory = await mkdtemp(join(parent, "bundle-"));
   t.after(() => rm(directory, { recursive: true, force: true }));
   return directory;
 }

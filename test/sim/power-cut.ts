@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import fs, { readFileSync, type PathLike } from "node:fs";
+import fs, { mkdirSync, readFileSync, rmSync, writeFileSync, type PathLike } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { basename, dirname, join, relative } from "node:path";
 import type { TestContext } from "node:test";
@@ -20,7 +20,7 @@ export interface Recording {
    * there or not, content that was not synced is any part of what was written.
    * @param random from 0 to 1
    */
-  restore(directory: string, cut: number, random: () => number): Promise<void>;
+  restore: (directory: string, cut: number, random: () => number) => void;
 }
 
 /** Records what happens below a directory from now on until the test ends. */
@@ -132,7 +132,7 @@ export function recordDisk(t: TestContext, root: string): Recording {
     get length() {
       return operations.length;
     },
-    restore: async (directory, cut, random) => {
+    restore: (directory, cut, random) => {
       const done = operations.slice(0, cut);
       const names = new Map<Inode, Map<string, Inode>>();
       const content = new Map<Inode, Buffer>();
@@ -150,15 +150,15 @@ export function recordDisk(t: TestContext, root: string): Recording {
           }
         }
       }
-      const layOut = async (inode: Inode, path: string): Promise<void> => {
-        await original.mkdir(path);
+      const layOut = (inode: Inode, path: string): void => {
+        mkdirSync(path);
         for (const [name, child] of names.get(inode) ?? []) {
-          if (files.has(child)) await original.writeFile(join(path, name), content.get(child) ?? "");
-          else await layOut(child, join(path, name));
+          if (files.has(child)) writeFileSync(join(path, name), content.get(child) ?? "");
+          else layOut(child, join(path, name));
         }
       };
-      await original.rm(directory, { recursive: true, force: true });
-      await layOut(rootInode, directory);
+      rmSync(directory, { recursive: true, force: true });
+      layOut(rootInode, directory);
     },
   };
 }
