@@ -83,10 +83,13 @@ async function run(
 
 /** Writes the exporter's log records to stderr until the connection ends. */
 async function showLogs(client: Client, least: Severity, signal: AbortSignal): Promise<void> {
+  // The session tells what it still remembers first. Clocks of other hosts may be off; then some of it is shown.
+  const since = new Date();
   const shown = severities.slice(severities.indexOf(least)) as readonly string[];
   try {
-    for await (const { severity, message } of client.logs({ signal })) {
-      if (shown.includes(severity)) process.stderr.write(`${severity.padEnd(8)} ${message}\n`);
+    for await (const { severity, message, timestamp } of client.logs({ signal })) {
+      const isOld = timestamp !== undefined && timestamp < since;
+      if (!isOld && shown.includes(severity)) process.stderr.write(`${severity.padEnd(8)} ${message}\n`);
     }
   } catch {
     // What matters of a lost connection is told by the command itself.

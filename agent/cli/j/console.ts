@@ -4,6 +4,8 @@ import { AgentError } from "../../driver/errors.ts";
 const ctrlB = 0x02;
 const escapeCount = 3;
 
+const greeting = "\r\nStarting serial port console ... exit with CTRL+B x 3 times\r\n\r\n";
+
 /**
  * Connects the terminal with a serial console, byte for byte, until Ctrl-B is typed three times in a row or the
  * console ends. The terminal is put back in every case, the stream destroyed.
@@ -29,6 +31,8 @@ export async function runConsole(stream: Duplex): Promise<void> {
   };
   const wasRaw = stdin.isRaw;
   stdin.setRawMode(true);
+  // Only now: what is typed from here on goes to the board.
+  stdout.write(greeting);
   try {
     await new Promise<void>((resolve, reject) => {
       stream.on("data", (output: Buffer) => {

@@ -85,7 +85,6 @@ flash over a local image file; URLs are the Python client's.
       } finally {
         dialog.close();
       }
-      run.note("U-Boot's console ... exit with CTRL+B x 3 times");
       const stream = await devices.serial.connect();
       stream.write("\n"); // shows the prompt
       await runConsole(stream);

@@ -10,7 +10,6 @@ export const commands: Commands = {
   "start-console": command({
     help: "Start serial port console",
     run: async (run) => {
-      run.print("\nStarting serial port console ... exit with CTRL+B x 3 times\n");
       await runConsole(await run.node.as(serialConsole, { signal: run.signal }).connect());
     },
   }),
