@@ -6,6 +6,6 @@ export default defineDriver({
   types: ["jumpstarter_driver_composite.driver.Composite"],
   summary: "Groups its children under one name.",
   implements: composite,
-  config: z.object({}),
+  config: z.looseObject({}),
   open: () => ({ methods: {} }),
 });
