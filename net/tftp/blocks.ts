@@ -34,6 +34,9 @@ export class BlockQueue {
   readonly #readBytes: number;
   readonly #chunks: Chunk[] = [];
   #carry: Buffer = Buffer.alloc(0);
+  /** Memory of the last read, and of a chunk that is acknowledged: new memory costs more than copying. */
+  #readBuffer: Buffer | undefined;
+  #spare: Buffer | undefined;
   #position = 0;
   #made = 0;
   #last: number | undefined;
@@ -67,7 +70,7 @@ export class BlockQueue {
   acknowledge(block: number): void {
     for (let oldest = this.#chunks[0]; oldest !== undefined; oldest = this.#chunks[0]) {
       if (block < oldest.firstBlock + oldest.blocks - 1) break;
-      this.#chunks.shift();
+      this.#spare = this.#chunks.shift()?.packets;
     }
     this.readAhead();
   }
@@ -114,7 +117,12 @@ export class BlockQueue {
     // A file that ends on a block's border is closed by an empty block (RFC 1350).
     const blocks = atEnd ? full + 1 : full;
     if (blocks === 0) return this.#fill();
-    const packets = Buffer.allocUnsafeSlow(full * this.#stride + (atEnd ? headerBytes + rest.length : 0));
+    const length = full * this.#stride + (atEnd ? headerBytes + rest.length : 0);
+    // A copy of an acknowledged packet may still wait in the socket and then carries what lies there by now. That is
+    // harmless while all packets are equally long, so the file's end gets memory of its own.
+    const isReusable = !atEnd && this.#spare?.length === length;
+    const packets = isReusable && this.#spare !== undefined ? this.#spare : Buffer.allocUnsafeSlow(length);
+    this.#spare = undefined;
     for (let index = 0; index < blocks; index += 1) {
       const offset = index * this.#stride;
       writeDataHeader(packets, offset, this.#made + index + 1);
@@ -126,7 +134,8 @@ export class BlockQueue {
   }
 
   async #read(length: number): Promise<Buffer> {
-    const buffer = Buffer.allocUnsafe(length);
+    this.#readBuffer ??= Buffer.allocUnsafeSlow(length);
+    const buffer = this.#readBuffer.subarray(0, length);
     let filled = 0;
     while (filled < length) {
       const { bytesRead } = await this.#options.file.read(buffer, filled, length - filled, this.#position);
