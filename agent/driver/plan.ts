@@ -111,7 +111,11 @@ async function draftDriver(
   const children: Draft["children"] = new Map();
   for (const [childName, child] of Object.entries({ ...configured, ...added })) {
     // The problems of a child that the driver brought along are problems of the driver's own config.
-    const childAt = Object.hasOwn(added, childName) ? fields : isRoot ? [...at, childName] : [...at, "children", childName];
+    const childAt = Object.hasOwn(added, childName)
+      ? fields
+      : isRoot
+        ? [...at, childName]
+        : [...at, "children", childName];
     const childPath = path === "" ? childName : `${path}.${childName}`;
     const drafted = await draftDriver(child, childName, childPath, childAt, { catalog, problems });
     if (drafted !== undefined) children.set(childName, drafted);
