@@ -21,21 +21,22 @@ esac
 exit 0
 `;
 
-// Debian's busybox has no curl: the few options with which clients fetch an image, said to wget.
+// Debian's busybox has no curl: the few options with which clients fetch an image, said to wget. A range is only asked
+// for to see whether the server answers.
 const curlScript = `#!/bin/sh
-out=- url= header=
+out=- url= header= spider=
 while [ $# -gt 0 ]; do
   case "$1" in
   -o|--output) out=$2; shift ;;
   -H|--header) header=$2; shift ;;
-  -r|--range) range=$2; shift ;;
+  -r|--range) spider=--spider; shift ;;
   --max-time|--connect-timeout|--cacert|--retry) shift ;;
   -*) ;;
   *) url=$1 ;;
   esac
   shift
 done
-exec wget -q \${header:+--header "$header"} \${range:+--header "Range: bytes=$range"} -O "$out" "$url"
+exec wget -q $spider \${header:+--header "$header"} -O "$out" "$url"
 `;
 
 /** @param hostname shows before \`login:\`; root needs no password */
@@ -65,6 +66,8 @@ export function initramfs({ busybox, kernel, hostname }) {
         path: "etc/inittab",
         content: `::sysinit:/etc/startup\n${console}::respawn:getty -L 115200 ${console} vt100\n`,
       },
+      // The Python client takes the line before the prompt for a command's result: nothing else may be in the prompt.
+      { path: "etc/profile", content: "PS1='# '\n" },
       { path: "etc/passwd", content: "root::0:0:root:/root:/bin/sh\n" },
       { path: "etc/group", content: "root:x:0:\n" },
       { path: "etc/udhcpc/default.script", content: leaseScript, mode: 0o755 },
