@@ -26,8 +26,6 @@ export interface ToSign {
   readonly headers?: Readonly<Record<string, string>>;
 }
 
-export const emptyPayloadHash = sha256("");
-
 export function sha256(data: string | Buffer): string {
   return createHash("sha256").update(data).digest("hex");
 }
