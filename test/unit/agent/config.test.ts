@@ -9,7 +9,7 @@ import { exporterDirectories, findExporterConfig } from "../../../agent/config/s
 import { shippedDrivers } from "../../../agent/driver/catalog.ts";
 
 const mockPower = "jumpstarter_driver_power.driver.MockPower";
-const composite = "jumpstarter_driver_composite.driver.Composite";
+const tcp = "jumpstarter_driver_network.driver.TcpNetwork";
 
 function scratch(t: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), "jmp-agent-"));
@@ -239,7 +239,7 @@ test("a driver entry has one of three shapes", async (t) => {
       `{type: ${mockPower}, methods_description: {on: 5}}`,
       "export.p.methods_description.on: must be a string, not number",
     ],
-    [`{type: ${composite}, config: {prt: 5}}`, "export.p.config.prt: unknown key"],
+    [`{type: ${tcp}, config: {host: x, port: 1, prt: 5}}`, "export.p.config.prt: unknown key, did you mean port?"],
     [
       `{type: ${mockPower}, config: {log_level: LOUD}}`,
       'export.p.config.log_level: must be one of "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"',
@@ -311,8 +311,14 @@ export:
   );
   assert.equal((config.export["b"] as { description?: string }).description, "second");
   assert.deepEqual(
-    (await remarks(t, named(`export:\n  a: &a {type: ${composite}, config: {prt: 1}}\n  b: *a`))).slice(0, 2),
-    ["3:72: export.a.config.prt: unknown key", "3:72: export.b.config.prt: unknown key"],
+    (await remarks(t, named(`export:\n  a: &a {type: ${tcp}, config: {host: x, port: 1, prt: 1}}\n  b: *a`))).slice(
+      0,
+      2,
+    ),
+    [
+      "3:89: export.a.config.prt: unknown key, did you mean port?",
+      "3:89: export.b.config.prt: unknown key, did you mean port?",
+    ],
   );
 });
 
