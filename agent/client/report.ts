@@ -18,7 +18,7 @@ export interface ReportedNode {
   readonly children: ReadonlyMap<string, ReportedNode>;
 }
 
-export const nameLabel = "jumpstarter.dev/name";
+const nameLabel = "jumpstarter.dev/name";
 export const clientLabel = "jumpstarter.dev/client";
 
 /**

@@ -4,7 +4,7 @@ import { kinds } from "./kinds.ts";
 import { describeWords, synopsis, type Row } from "./words.ts";
 
 /** The options that `j` takes before the first word, and nowhere else. */
-export const globalRows: readonly Row[] = [
+const globalRows: readonly Row[] = [
   ["--log-level LEVEL", "Show what the exporter logs meanwhile, from this level on"],
   ["-q, --quiet", "No progress"],
   ["--help", "Show this text"],
