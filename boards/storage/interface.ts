@@ -10,7 +10,7 @@ const flag = z.boolean();
 const sizeLimit = z.int().nullable();
 
 /** What a store can do; the keys are those of OpenDAL 0.45, all of them required by clients. */
-export const capability = z.object({
+const capability = z.object({
   stat: flag,
   stat_with_if_match: flag,
   stat_with_if_none_match: flag,
@@ -47,7 +47,7 @@ export const capability = z.object({
 });
 export type Capability = z.output<typeof capability>;
 
-export const metadata = z.object({
+const metadata = z.object({
   content_disposition: z.string().nullable(),
   /** Bytes. */
   content_length: z.int().min(0),
@@ -58,7 +58,7 @@ export const metadata = z.object({
 });
 export type Metadata = z.output<typeof metadata>;
 
-export const presignedRequest = z.object({
+const presignedRequest = z.object({
   url: z.string(),
   method: z.string(),
   headers: z.record(z.string(), z.string()),
