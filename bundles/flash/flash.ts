@@ -150,13 +150,17 @@ async function run({ devices, options, timeline, findings, staging, signal }: Ru
         bytes,
         onProgress: (done: number) => progress(done, bytes),
       };
-      if (options.method === "shell") return await system.writeWithShell(job);
-      await devices.flasher.setup_fls_binary();
-      await system.writeWithFls(job, `${servers.httpUrl}/fls`);
+      if (options.method === "shell") await system.writeWithShell(job);
+      else {
+        await devices.flasher.setup_fls_binary();
+        await system.writeWithFls(job, `${servers.httpUrl}/fls`);
+      }
+      progress(bytes, bytes);
     });
     await timeline.step("sync", () => system.sync());
     await timeline.step("verify", async (progress) => {
       const found = await system.sha256(target, bytes, (done) => progress(done, bytes));
+      progress(bytes, bytes);
       findings.readBackSha256 = found;
       if (found === sha256) return;
       throw new AgentError("E_DIGEST", `${target} holds other data than the image: sha256 ${found}, not ${sha256}`);
