@@ -46,7 +46,7 @@ export class RpcCall implements Cancellable {
 
   /** Sends the initial metadata; at once, because callers wait for it. */
   sendMetadata(metadata: Record<string, string> = {}): void {
-    if (this.open) this.stream.respond({ ...responseHeaders, ...metadata }, { waitForTrailers: true, sendDate: false });
+    if (this.open) this.stream.respond({ ...responseHeaders, ...metadata }, { waitForTrailers: true });
   }
 
   /** @returns false if the transport has more than enough to send for now; see {@link drained}. */
@@ -71,7 +71,7 @@ export class RpcCall implements Cancellable {
   /** Ends the RPC with its one message and OK. */
   answer(message: Uint8Array): void {
     if (!this.open) return;
-    this.stream.respond(responseHeaders, { waitForTrailers: true, sendDate: false });
+    this.stream.respond(responseHeaders, { waitForTrailers: true });
     this.#end({ "grpc-status": 0 }, prefixed(message));
   }
 
@@ -87,7 +87,7 @@ export class RpcCall implements Cancellable {
       this.#end(trailers);
     } else {
       this.#ended = true;
-      this.stream.respond({ ...responseHeaders, ...trailers }, { endStream: true, sendDate: false });
+      this.stream.respond({ ...responseHeaders, ...trailers }, { endStream: true });
       this.#closeWhenSent();
     }
   }

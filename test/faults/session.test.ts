@@ -41,9 +41,10 @@ test("garbage instead of messages, frames or HTTP/2 ends its own call or connect
   const request = (path: string, headers: Record<string, string> = {}) =>
     session.request({ ":method": "POST", ":path": path, "content-type": "application/grpc", ...headers });
   const status = async (stream: http2.ClientHttp2Stream, body: Buffer) => {
-    let trailers: http2.IncomingHttpHeaders = {};
-    stream.on("response", (headers) => (trailers = { ...trailers, ...headers }));
-    stream.on("trailers", (headers) => (trailers = { ...trailers, ...headers }));
+    const trailers: http2.IncomingHttpHeaders = {};
+    const note = (headers: http2.IncomingHttpHeaders) => void Object.assign(trailers, headers);
+    stream.on("response", note);
+    stream.on("trailers", note);
     stream.on("error", () => {});
     stream.resume();
     stream.end(body);

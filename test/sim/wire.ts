@@ -126,10 +126,16 @@ export async function failure(call: Promise<unknown>): Promise<string> {
   throw new Error("the call succeeded");
 }
 
+interface Ended<T> {
+  readonly code: number;
+  readonly details: string;
+  readonly messages: T[];
+}
+
 /** How an RPC ended: its status, and the frames or messages it brought until then. */
-export async function ended<T>(
-  call: ClientReadableStream<T> | ClientDuplexStream<unknown, T>,
-): Promise<{ code: number; details: string; messages: T[] }> {
+export function ended(call: FrameCall): Promise<Ended<StreamResponse>>;
+export function ended<T>(call: ClientReadableStream<T>): Promise<Ended<T>>;
+export async function ended<T>(call: ClientReadableStream<T>): Promise<Ended<T>> {
   const messages: T[] = [];
   call.on("data", (message: T) => messages.push(message));
   call.on("error", () => {});

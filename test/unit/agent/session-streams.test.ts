@@ -25,8 +25,7 @@ const send = (call: FrameCall, data: string | Buffer) =>
 test("frames keep their boundaries both ways, and the RPC ends when both sides have said GOAWAY", async (t) => {
   const { open, state } = await start(t);
   const call = open("connect");
-  const [metadata] = await once(call, "metadata");
-  assert.ok(metadata);
+  await once(call, "metadata");
   for (const text of ["a", "bc", "x".repeat(100_000), "def"]) send(call, text);
   call.write({ payload: nothing, frameType: frame.goaway });
   const { code, messages } = await ended(call);
