@@ -1,7 +1,7 @@
 /**
  * One `RouterService.Stream` as a Duplex: a chunk written is a DATA frame sent, a frame received is a chunk read,
  * ending it says GOAWAY, and EOF is the peer's GOAWAY or the end of its half. The carrier is what moves frames: an
- * HTTP/2 stream on the server, a grpc-js call on the client.
+ * HTTP/2 stream on the server, another on the client.
  */
 import { Duplex } from "node:stream";
 import { AgentError } from "../driver/errors.ts";

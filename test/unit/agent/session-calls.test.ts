@@ -342,7 +342,7 @@ test("the advertised receive windows are large, and shrink when many streams sha
   const session = http2.connect("http://localhost", { createConnection: () => createConnection(socketPath) });
   t.after(() => session.destroy());
   const windows: (number | undefined)[] = [];
-  session.on("remoteSettings", ({ initialWindowSize }) => windows.push(initialWindowSize));
+  session.on("remoteSettings", (settings: http2.Settings) => windows.push(settings.initialWindowSize));
   await once(session, "remoteSettings");
   assert.deepEqual(windows, [windowFor(1)]);
   assert.ok(windowFor(1) >= 16 * 1024 * 1024, "20 ms of round trip at 300 MB/s");
