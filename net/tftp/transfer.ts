@@ -29,6 +29,13 @@ type Phase = "offering" | "sending" | "ended";
 const quietAfterMs = 1_000;
 
 /**
+ * Pause before a window where copies of the last one may still wait at the client. U-Boot reports a gap as soon as it
+ * sees it, with the rest of the window still in its receive ring; another window at once on top of that can fill the
+ * 32 buffers of its virtio-net, which then hangs until the board is reset.
+ */
+const drainMs = 5;
+
+/**
  * One file on its way to one client: offers the OACK, then sends windows of DATA until the last block is
  * acknowledged (RFC 1350, 7440; a window of 1 is plain TFTP).
  *
@@ -51,6 +58,8 @@ export class Transfer {
   #windowSentMs = 0;
   /** The current window (or the OACK) was sent more than once, so its ACK measures nothing. */
   #repeated = false;
+  /** The client drops what is left of a window; the next one follows when the pause is over. */
+  #draining = false;
   /** Blocks up to this one were repeated by the timer, so each may be acknowledged twice. */
   #echoOf = -1;
   /** A duplicate ACK has restarted the window after this block. */
@@ -133,16 +142,15 @@ export class Transfer {
     if (ahead === 0) return this.#onDuplicateAck(now);
     // Neither a number that was not sent yet nor an old one says anything about this window.
     if (ahead > outstanding) return;
+    const mayHaveCopies = this.#repeated && this.#options.windowSize > 1;
     this.#acknowledged += ahead;
     this.#progress(now);
     const { blocks } = this.#options;
     blocks.acknowledge(this.#acknowledged);
     if (this.#acknowledged === blocks.last) return this.#end({ kind: "complete" });
-    // Below the window's end, the rest is sent again: the client has dropped it (RFC 7440 section 4).
-    this.repeats += outstanding - ahead;
-    this.#sent = this.#acknowledged;
-    this.#repeated = ahead < outstanding;
-    this.#sendWindow();
+    // Below the window's end, the rest is sent again: the client drops it (RFC 7440 section 4).
+    if (ahead < outstanding || mayHaveCopies) this.#drain(now);
+    else this.#nextWindow();
   }
 
   /**
@@ -151,11 +159,11 @@ export class Transfer {
    * repeated by the timer (then each copy is acknowledged), and not if it came sooner than any answer can.
    */
   #onDuplicateAck(now: number): void {
-    if (this.#options.windowSize === 1 || this.#sent === this.#acknowledged) return;
+    if (this.#options.windowSize === 1 || this.#sent === this.#acknowledged || this.#draining) return;
     if (this.#restartedAfter === this.#acknowledged || this.#echoOf === this.#acknowledged) return;
     if (now - this.#windowSentMs < this.#roundTrip.shortestMs) return;
     this.#restartedAfter = this.#acknowledged;
-    this.#repeatWindow();
+    this.#drain(now);
   }
 
   #progress(now: number): void {
@@ -166,15 +174,24 @@ export class Transfer {
     this.#progressMs = now;
   }
 
-  #repeatWindow(): void {
+  #drain(now: number): void {
+    this.#draining = true;
+    this.#deadlineMs = now + drainMs;
+    if (this.#timerFiresMs > this.#deadlineMs) this.#wake(now);
+  }
+
+  /** Sends the window behind the last acknowledged block; what was sent of it before is repeated. */
+  #nextWindow(): void {
+    this.#draining = false;
+    this.#repeated = this.#sent > this.#acknowledged;
     this.repeats += this.#sent - this.#acknowledged;
-    this.#repeated = true;
     this.#sent = this.#acknowledged;
     this.#sendWindow();
   }
 
   /** Sends what the window still allows and the queue has; the rest follows when the queue is ready. */
   #sendWindow(): void {
+    if (this.#draining) return;
     const { blocks, windowSize, oack, send } = this.#options;
     const isFirst = this.#sent === this.#acknowledged;
     if (this.#phase === "offering" && oack !== undefined) send(oack);
@@ -206,15 +223,19 @@ export class Transfer {
     this.#timerFiresMs = Infinity;
     const now = performance.now();
     if (now - this.#startedMs > this.#options.totalMs) return this.abort("The transfer took too long");
-    const waiting = this.#phase === "offering" || this.#sent > this.#acknowledged;
+    const waiting = this.#phase === "offering" || this.#sent > this.#acknowledged || this.#draining;
     if (waiting && now < this.#deadlineMs) {
       this.#wake(now);
+    } else if (this.#draining) {
+      this.#nextWindow();
     } else if (waiting && now - this.#progressMs > this.#options.silenceMs) {
       this.abort("No answer", `no answer for ${Math.round((now - this.#progressMs) / 1000)} s`);
     } else if (waiting) {
       this.#roundTrip.lost();
       this.#echoOf = this.#sent;
-      this.#repeatWindow();
+      this.#nextWindow();
+      // Of an OACK nothing is outstanding, and still it was sent twice.
+      this.#repeated = true;
     }
   };
 
