@@ -1,6 +1,6 @@
 import { Duplex } from "node:stream";
 
-/** What a listener may leave unread before it loses output: about half an hour of a 115200 baud console is less. */
+/** What a stream may leave unread: 20 minutes of a 115200 baud console. */
 const maxUnreadBytes = 16 * 2 ** 20;
 /** Output kept while nobody listens, as a terminal's buffer would. */
 const maxBacklogBytes = 256 * 2 ** 10;
