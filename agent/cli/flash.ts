@@ -1,4 +1,5 @@
-import { open } from "node:fs/promises";
+import { once } from "node:events";
+import { createWriteStream } from "node:fs";
 import { baseFlashers, withBundle } from "../../bundles/flash/configured.ts";
 import type { BoardAddress } from "../../bundles/flash/bootloader.ts";
 import { flashDevices } from "../../bundles/flash/devices.ts";
@@ -63,8 +64,11 @@ Example:
     const stop = listenForStop((exitCode) => process.exit(exitCode));
     const logs = new LogBus();
     showWarnings(logs);
+    const consoleLogPath = given["console-log"] ?? "flash-console.log";
+    const consoleLog = createWriteStream(consoleLogPath);
+    await once(consoleLog, "open");
+    consoleLog.on("error", (error) => process.stderr.write(`${consoleLogPath}: ${error.message}\n`));
     const exporter = await createExporter({ name: config.metadata.name, export: entries, logs });
-    const consoleLog = await open(given["console-log"] ?? "flash-console.log", "w");
     try {
       await exporter.tree.reset();
       const devices = flashDevices(
@@ -81,16 +85,16 @@ Example:
         offMs,
         leavePowerOn: given["leave-on"],
         versions: { "jumpstarter-agent": version },
-        transcript: (chunk) => void consoleLog.appendFile(chunk),
+        transcript: (chunk) => consoleLog.write(chunk),
         events: showSteps(),
         signal: stop.signal,
       });
       await writeDurably(given.receipt ?? "receipt.json", JSON.stringify(receipt, undefined, 2) + "\n");
-      return report(receipt, given["console-log"] ?? "flash-console.log");
+      return report(receipt, consoleLogPath);
     } finally {
       await exporter.tree.release();
       await exporter.close();
-      await consoleLog.close();
+      await new Promise((written) => consoleLog.end(written));
     }
   },
 });
