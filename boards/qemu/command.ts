@@ -3,7 +3,7 @@ import * as z from "zod";
 const unitBytes: Readonly<Record<string, number>> = { "": 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
 /** A size as QEMU writes it, `512M` or `1.5G` (units of 1024), in bytes. */
-export const sizeInBytes = z.string().transform((text, context) => {
+const sizeInBytes = z.string().transform((text, context) => {
   const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)([KMGT]?)$/i.exec(text) ?? [];
   const bytes = Math.floor(Number(number) * (unitBytes[unit.toUpperCase()] ?? NaN));
   if (number !== "" && bytes > 0) return bytes;

@@ -206,7 +206,7 @@ async function readPlan({ flasher, tftpFiles }: FlashDevices): Promise<BootPlan>
   };
 }
 
-export interface Servers {
+interface Servers {
   readonly tftpHost: string;
   readonly tftpPort: number;
   readonly httpUrl: string;
