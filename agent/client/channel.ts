@@ -10,11 +10,11 @@ import {
   type IncomingHttpHeaders,
   type IncomingHttpStatusHeader,
 } from "node:http2";
-import { connect as connectSocket, type Socket } from "node:net";
 import { AgentError } from "../driver/errors.ts";
 import { MessageReader, prefixed } from "../stream/rpc-messages.ts";
 import { fromConnectionError, fromStatus } from "./errors.ts";
 import type { Address } from "./address.ts";
+import { openTransport } from "./transport.ts";
 
 /** The parts of a generated method definition that a call needs. */
 interface MethodDefinition<Request, Response> {
@@ -53,9 +53,6 @@ export interface RpcCall {
  * runs at 3 MB/s. It is also what a slow disk here may leave in memory.
  */
 const receiveWindowBytes = 16 * 1024 * 1024;
-
-/** Dead peers are noticed by the kernel, without HTTP/2 pings that strict servers count. */
-const keepaliveMs = 20_000;
 
 /** How long the last cancels may take to be sent when the channel closes. */
 const closeGraceMs = 500;
@@ -147,7 +144,7 @@ export class Channel {
       settings: { enablePush: false, initialWindowSize: receiveWindowBytes },
       // The limit counts what waits for slow readers, which the windows bound already.
       maxSessionMemory: Number.MAX_SAFE_INTEGER,
-      ...(plaintext ? { createConnection: () => openSocket(address) } : { ca: ca ?? systemRoots() }),
+      createConnection: () => openTransport(address, plaintext ? undefined : { ca: ca ?? systemRoots() }),
     });
     session.once("connect", () => session.setLocalWindowSize(receiveWindowBytes));
     // Calls learn of a broken connection from their streams.
@@ -155,12 +152,6 @@ export class Channel {
     this.#session = session;
     return session;
   }
-}
-
-function openSocket(address: Address): Socket {
-  if (address.kind === "unix") return connectSocket({ path: address.path });
-  const { host, port } = address;
-  return connectSocket({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: keepaliveMs });
 }
 
 function hostPort({ host, port }: { host: string; port: number }): string {

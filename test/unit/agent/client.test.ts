@@ -396,7 +396,7 @@ test("a connection that was lost is made again by the next call", async (t) => {
   assert.equal(await client.find("rig")?.call("add", [1]), 2);
 });
 
-test("what comes through a byte stream is complete", async (t) => {
+test("both directions of a stream may be full at once", async (t) => {
   const { node } = await start(t);
   const stream = await node.stream("bytes");
   const received = buffer(stream);
