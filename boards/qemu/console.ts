@@ -74,6 +74,8 @@ class ConsoleStream extends Duplex {
     // A caller that has no more to type still reads.
     super({ allowHalfOpen: true });
     this.#end = end;
+    // It may break while nobody listens; it stays in `errored`.
+    this.on("error", () => {});
   }
 
   override _read(): void {}

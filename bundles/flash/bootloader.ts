@@ -35,7 +35,8 @@ const defaultTftpPort = 69;
 const networkSettings = {
   netretry: "no",
   tftptimeout: "1000",
-  tftptimeoutcountmax: "10",
+  // Counted over the whole transfer, not in a row.
+  tftptimeoutcountmax: "20",
   tftpblocksize: "1468",
   tftpwindowsize: "8",
 };

@@ -135,8 +135,6 @@ test("a fixed address, and 1 % of the packets lost", { skip }, async (t) => {
   const address = ["--ip", "10.77.0.2/24", "--gateway", "10.77.0.1"];
   const receipt = await assertFlashed(flash(lab, image, ...address), lab, readFileSync(image));
   t.diagnostic(receipt.steps.map(({ name, durationMs }) => `${name} ${durationMs} ms`).join(", "));
-  const log = readFileSync(join(lab.directory, "console.log"), "utf8");
-  assert.doesNotMatch(log, /[#*]T /, "U-Boot never had to time out");
 });
 
 test("a kernel that is missing on the TFTP server is an error at once", { skip }, async (t) => {
