@@ -18,7 +18,6 @@ await build({
   legalComments: "none",
   // Native parts stay what their packages ship; missing ones are an error of their driver alone.
   external: ["koffi", "opendal"],
-  alias: { "@grpc/grpc-js": "./scripts/no-grpc-js.mjs" },
   chunkNames: "chunks/[name]-[hash]",
   banner: {
     js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",

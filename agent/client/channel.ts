@@ -14,14 +14,8 @@ import { AgentError } from "../driver/errors.ts";
 import { MessageReader, prefixed } from "../stream/rpc-messages.ts";
 import { fromConnectionError, fromStatus } from "./errors.ts";
 import type { Address } from "./address.ts";
+import type { RpcMethod } from "./rpc-method.ts";
 import { openTransport } from "./transport.ts";
-
-/** The parts of a generated method definition that a call needs. */
-interface MethodDefinition<Request, Response> {
-  readonly path: string;
-  readonly requestSerialize: (value: Request) => Uint8Array;
-  readonly responseDeserialize: (bytes: Buffer) => Response;
-}
 
 export interface Security {
   /** Plaintext HTTP/2 on TCP. A unix socket is always plaintext. */
@@ -68,7 +62,7 @@ export class Channel {
     this.#security = security;
   }
 
-  async unary<Q, R>(method: MethodDefinition<Q, R>, request: Q, options: CallOptions): Promise<R> {
+  async unary<Q, R>(method: RpcMethod<Q, R>, request: Q, options: CallOptions): Promise<R> {
     const answers: R[] = [];
     for await (const answer of this.serverStream(method, request, options)) answers.push(answer);
     const [answer] = answers;
@@ -78,18 +72,18 @@ export class Channel {
 
   /** Leaving the loop early cancels the RPC. */
   async *serverStream<Q, R>(
-    method: MethodDefinition<Q, R>,
+    method: RpcMethod<Q, R>,
     request: Q,
     options: CallOptions,
   ): AsyncGenerator<R, void, undefined> {
     const call = this.start(method.path, {}, options);
-    call.stream.end(prefixed(method.requestSerialize(request)));
+    call.stream.end(prefixed(method.encode(request)));
     const reader = new MessageReader();
     const messages: Buffer[] = [];
     try {
       for await (const chunk of call.stream) {
         reader.read(chunk as Buffer, (message) => messages.push(message));
-        for (const message of messages.splice(0)) yield method.responseDeserialize(message);
+        for (const message of messages.splice(0)) yield method.decode(message);
       }
     } catch (error) {
       if (!call.stream.destroyed) throw error;

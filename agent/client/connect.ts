@@ -1,5 +1,5 @@
 import {
-  ExporterServiceService,
+  ExporterServiceDefinition,
   type GetStatusResponse,
   type LogStreamResponse,
 } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
@@ -8,6 +8,7 @@ import { parseAddress } from "./address.ts";
 import { Channel, type CallOptions, type Security } from "./channel.ts";
 import { RemoteNode } from "./node.ts";
 import { buildTree } from "./report.ts";
+import { rpcMethod } from "./rpc-method.ts";
 
 export interface ConnectOptions extends Security {
   /** Path of a unix socket, or `host:port`: what `JUMPSTARTER_HOST` holds. */
@@ -39,14 +40,20 @@ export async function connect({ host, signal, ...security }: ConnectOptions): Pr
   const channel = new Channel(parseAddress(host), security);
   const options = (what: string, given?: { signal?: AbortSignal }): CallOptions => ({ what, signal: given?.signal });
   try {
-    const report = await channel.unary(ExporterServiceService.getReport, {}, { what: "GetReport", signal });
+    const report = await channel.unary(
+      rpcMethod(ExporterServiceDefinition, "getReport"),
+      {},
+      { what: "GetReport", signal },
+    );
     const root = new RemoteNode(buildTree(report.reports), channel);
     return {
       root,
       exporter: { uuid: report.uuid, labels: report.labels, motd: report.motd },
       find: (path) => root.find(path),
-      status: (given) => channel.unary(ExporterServiceService.getStatus, {}, options("GetStatus", given)),
-      logs: (given) => channel.serverStream(ExporterServiceService.logStream, {}, options("LogStream", given)),
+      status: (given) =>
+        channel.unary(rpcMethod(ExporterServiceDefinition, "getStatus"), {}, options("GetStatus", given)),
+      logs: (given) =>
+        channel.serverStream(rpcMethod(ExporterServiceDefinition, "logStream"), {}, options("LogStream", given)),
       close: () => channel.close(),
     };
   } catch (thrown) {

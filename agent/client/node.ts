@@ -1,14 +1,18 @@
 import type { Duplex, Readable, Writable } from "node:stream";
 import type * as z from "zod";
-import { ExporterServiceService } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
+import { ExporterServiceDefinition } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
 import { AgentError } from "../driver/errors.ts";
 import type { Calls, Interface } from "../driver/interface.ts";
 import type { ResourceHandle } from "../driver/resource.ts";
 import { fromWire, toWire } from "../stream/value.ts";
 import type { Channel } from "./channel.ts";
 import { clientLabel, type ReportedNode } from "./report.ts";
+import { rpcMethod } from "./rpc-method.ts";
 import { lendSink, lendSource, type LendOptions } from "./resources.ts";
 import { openStream } from "./stream.ts";
+
+const driverCall = rpcMethod(ExporterServiceDefinition, "driverCall");
+const streamingDriverCall = rpcMethod(ExporterServiceDefinition, "streamingDriverCall");
 
 export interface RemoteCallOptions {
   readonly signal?: AbortSignal | undefined;
@@ -68,7 +72,7 @@ export class RemoteNode {
   /** A unary call. @returns the decoded Value. @throws AgentError with the exporter's text. */
   async call(method: string, args: readonly unknown[] = [], { signal }: RemoteCallOptions = {}): Promise<unknown> {
     const request = { uuid: this.uuid, method, args: wireArgs(args) };
-    const answer = await this.#channel.unary(ExporterServiceService.driverCall, request, {
+    const answer = await this.#channel.unary(driverCall, request, {
       what: this.#what(method),
       signal,
     });
@@ -83,11 +87,7 @@ export class RemoteNode {
   ): AsyncGenerator<unknown, void, undefined> {
     const request = { uuid: this.uuid, method, args: wireArgs(args) };
     const options = { what: this.#what(method), signal };
-    for await (const { result } of this.#channel.serverStream(
-      ExporterServiceService.streamingDriverCall,
-      request,
-      options,
-    )) {
+    for await (const { result } of this.#channel.serverStream(streamingDriverCall, request, options)) {
       yield fromWire(result);
     }
   }

@@ -1,11 +1,12 @@
 import type { ClientHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
-import { RouterServiceService } from "../../proto/gen/jumpstarter/v1/router.ts";
+import { RouterServiceDefinition } from "../../proto/gen/jumpstarter/v1/router.ts";
 import { toAgentError } from "../driver/errors.ts";
 import { MessageReader, prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
 import { decodeFrame, frameHeadLength, frameTypes, writeFrameHead } from "../stream/frames.ts";
 import { RouterStream, type RouterStreamOptions } from "../stream/router-stream.ts";
 import type { CallOptions, Channel, RpcCall } from "./channel.ts";
+import { rpcMethod } from "./rpc-method.ts";
 
 /**
  * Opens RouterService.Stream inside a session.
@@ -17,7 +18,11 @@ export async function openStream(
   request: Readonly<Record<string, unknown>>,
   options: CallOptions & RouterStreamOptions,
 ): Promise<{ stream: Duplex; metadata: ReadonlyMap<string, string> }> {
-  const call = channel.start(RouterServiceService.stream.path, { request: JSON.stringify(request) }, options);
+  const call = channel.start(
+    rpcMethod(RouterServiceDefinition, "stream").path,
+    { request: JSON.stringify(request) },
+    options,
+  );
   const stream = streamOfCall(call, options);
   const metadata = await call.metadata;
   return { stream, metadata: new Map(Object.entries(metadata).map(([key, value]) => [key, String(value)])) };

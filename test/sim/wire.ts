@@ -12,13 +12,18 @@ import {
   type ServiceError,
 } from "@grpc/grpc-js";
 import {
-  ExporterServiceClient,
+  ExporterServiceDefinition,
   type GetReportResponse,
   type GetStatusResponse,
   type LogStreamResponse,
   type StreamingDriverCallResponse,
 } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
-import { RouterServiceClient, type StreamRequest, type StreamResponse } from "../../proto/gen/jumpstarter/v1/router.ts";
+import {
+  RouterServiceDefinition,
+  type StreamRequest,
+  type StreamResponse,
+} from "../../proto/gen/jumpstarter/v1/router.ts";
+import { grpcClient, type GrpcClient } from "./grpc-client.ts";
 
 export type FrameCall = ClientDuplexStream<StreamRequest, StreamResponse>;
 export { Metadata };
@@ -33,8 +38,8 @@ export interface OpenResource {
 }
 
 export class WireClient {
-  readonly exporter: ExporterServiceClient;
-  readonly router: RouterServiceClient;
+  readonly exporter: GrpcClient<typeof ExporterServiceDefinition>;
+  readonly router: GrpcClient<typeof RouterServiceDefinition>;
   readonly metadata: Metadata;
 
   constructor(t: TestContext, address: string, metadata = new Metadata()) {
@@ -42,8 +47,8 @@ export class WireClient {
     const insecure = credentials.createInsecure();
     // One connection of its own, which a test may break.
     const options = { "grpc.use_local_subchannel_pool": 1, "grpc.enable_retries": 0 };
-    this.exporter = new ExporterServiceClient(target, insecure, options);
-    this.router = new RouterServiceClient(target, insecure, {
+    this.exporter = grpcClient(ExporterServiceDefinition, target, insecure, options);
+    this.router = grpcClient(RouterServiceDefinition, target, insecure, {
       ...options,
       channelOverride: this.exporter.getChannel(),
     });

@@ -6,20 +6,6 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import {
-  type CallOptions,
-  type ChannelCredentials,
-  Client,
-  type ClientOptions,
-  type ClientReadableStream,
-  type ClientUnaryCall,
-  type handleServerStreamingCall,
-  type handleUnaryCall,
-  makeGenericClientConstructor,
-  type Metadata,
-  type ServiceError,
-  type UntypedServiceImplementation,
-} from "@grpc/grpc-js";
 import { Empty } from "../../google/protobuf/empty.ts";
 import { Value } from "../../google/protobuf/struct.ts";
 import { Timestamp } from "../../google/protobuf/timestamp.ts";
@@ -2336,389 +2322,142 @@ export const EndSessionResponse: MessageFns<EndSessionResponse> = {
  * Served by the controller; an exporter is its client. The RPCs that only
  * clients use (leases) are left out.
  */
-export type ControllerServiceService = typeof ControllerServiceService;
-export const ControllerServiceService = {
-  register: {
-    path: "/jumpstarter.v1.ControllerService/Register" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: RegisterRequest): Buffer => Buffer.from(RegisterRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): RegisterRequest => RegisterRequest.decode(value),
-    responseSerialize: (value: RegisterResponse): Buffer => Buffer.from(RegisterResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): RegisterResponse => RegisterResponse.decode(value),
-  },
-  unregister: {
-    path: "/jumpstarter.v1.ControllerService/Unregister" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: UnregisterRequest): Buffer => Buffer.from(UnregisterRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): UnregisterRequest => UnregisterRequest.decode(value),
-    responseSerialize: (value: UnregisterResponse): Buffer => Buffer.from(UnregisterResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): UnregisterResponse => UnregisterResponse.decode(value),
-  },
-  reportStatus: {
-    path: "/jumpstarter.v1.ControllerService/ReportStatus" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: ReportStatusRequest): Buffer => Buffer.from(ReportStatusRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): ReportStatusRequest => ReportStatusRequest.decode(value),
-    responseSerialize: (value: ReportStatusResponse): Buffer =>
-      Buffer.from(ReportStatusResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): ReportStatusResponse => ReportStatusResponse.decode(value),
-  },
-  listen: {
-    path: "/jumpstarter.v1.ControllerService/Listen" as const,
-    requestStream: false as const,
-    responseStream: true as const,
-    requestSerialize: (value: ListenRequest): Buffer => Buffer.from(ListenRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): ListenRequest => ListenRequest.decode(value),
-    responseSerialize: (value: ListenResponse): Buffer => Buffer.from(ListenResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): ListenResponse => ListenResponse.decode(value),
-  },
-  status: {
-    path: "/jumpstarter.v1.ControllerService/Status" as const,
-    requestStream: false as const,
-    responseStream: true as const,
-    requestSerialize: (value: StatusRequest): Buffer => Buffer.from(StatusRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): StatusRequest => StatusRequest.decode(value),
-    responseSerialize: (value: StatusResponse): Buffer => Buffer.from(StatusResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): StatusResponse => StatusResponse.decode(value),
-  },
-  dial: {
-    path: "/jumpstarter.v1.ControllerService/Dial" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: DialRequest): Buffer => Buffer.from(DialRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): DialRequest => DialRequest.decode(value),
-    responseSerialize: (value: DialResponse): Buffer => Buffer.from(DialResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): DialResponse => DialResponse.decode(value),
-  },
-  releaseLease: {
-    path: "/jumpstarter.v1.ControllerService/ReleaseLease" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: ReleaseLeaseRequest): Buffer => Buffer.from(ReleaseLeaseRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): ReleaseLeaseRequest => ReleaseLeaseRequest.decode(value),
-    responseSerialize: (value: ReleaseLeaseResponse): Buffer =>
-      Buffer.from(ReleaseLeaseResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): ReleaseLeaseResponse => ReleaseLeaseResponse.decode(value),
-  },
-  getServiceEndpoints: {
-    path: "/jumpstarter.v1.ControllerService/GetServiceEndpoints" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: GetServiceEndpointsRequest): Buffer =>
-      Buffer.from(GetServiceEndpointsRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): GetServiceEndpointsRequest => GetServiceEndpointsRequest.decode(value),
-    responseSerialize: (value: GetServiceEndpointsResponse): Buffer =>
-      Buffer.from(GetServiceEndpointsResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): GetServiceEndpointsResponse => GetServiceEndpointsResponse.decode(value),
+export type ControllerServiceDefinition = typeof ControllerServiceDefinition;
+export const ControllerServiceDefinition = {
+  name: "ControllerService",
+  fullName: "jumpstarter.v1.ControllerService",
+  methods: {
+    register: {
+      name: "Register",
+      requestType: RegisterRequest as typeof RegisterRequest,
+      requestStream: false,
+      responseType: RegisterResponse as typeof RegisterResponse,
+      responseStream: false,
+      options: {},
+    },
+    unregister: {
+      name: "Unregister",
+      requestType: UnregisterRequest as typeof UnregisterRequest,
+      requestStream: false,
+      responseType: UnregisterResponse as typeof UnregisterResponse,
+      responseStream: false,
+      options: {},
+    },
+    reportStatus: {
+      name: "ReportStatus",
+      requestType: ReportStatusRequest as typeof ReportStatusRequest,
+      requestStream: false,
+      responseType: ReportStatusResponse as typeof ReportStatusResponse,
+      responseStream: false,
+      options: {},
+    },
+    listen: {
+      name: "Listen",
+      requestType: ListenRequest as typeof ListenRequest,
+      requestStream: false,
+      responseType: ListenResponse as typeof ListenResponse,
+      responseStream: true,
+      options: {},
+    },
+    status: {
+      name: "Status",
+      requestType: StatusRequest as typeof StatusRequest,
+      requestStream: false,
+      responseType: StatusResponse as typeof StatusResponse,
+      responseStream: true,
+      options: {},
+    },
+    dial: {
+      name: "Dial",
+      requestType: DialRequest as typeof DialRequest,
+      requestStream: false,
+      responseType: DialResponse as typeof DialResponse,
+      responseStream: false,
+      options: {},
+    },
+    releaseLease: {
+      name: "ReleaseLease",
+      requestType: ReleaseLeaseRequest as typeof ReleaseLeaseRequest,
+      requestStream: false,
+      responseType: ReleaseLeaseResponse as typeof ReleaseLeaseResponse,
+      responseStream: false,
+      options: {},
+    },
+    getServiceEndpoints: {
+      name: "GetServiceEndpoints",
+      requestType: GetServiceEndpointsRequest as typeof GetServiceEndpointsRequest,
+      requestStream: false,
+      responseType: GetServiceEndpointsResponse as typeof GetServiceEndpointsResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
-
-export interface ControllerServiceServer extends UntypedServiceImplementation {
-  register: handleUnaryCall<RegisterRequest, RegisterResponse>;
-  unregister: handleUnaryCall<UnregisterRequest, UnregisterResponse>;
-  reportStatus: handleUnaryCall<ReportStatusRequest, ReportStatusResponse>;
-  listen: handleServerStreamingCall<ListenRequest, ListenResponse>;
-  status: handleServerStreamingCall<StatusRequest, StatusResponse>;
-  dial: handleUnaryCall<DialRequest, DialResponse>;
-  releaseLease: handleUnaryCall<ReleaseLeaseRequest, ReleaseLeaseResponse>;
-  getServiceEndpoints: handleUnaryCall<GetServiceEndpointsRequest, GetServiceEndpointsResponse>;
-}
-
-export interface ControllerServiceClient extends Client {
-  register(
-    request: RegisterRequest,
-    callback: (error: ServiceError | null, response: RegisterResponse) => void,
-  ): ClientUnaryCall;
-  register(
-    request: RegisterRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: RegisterResponse) => void,
-  ): ClientUnaryCall;
-  register(
-    request: RegisterRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: RegisterResponse) => void,
-  ): ClientUnaryCall;
-  unregister(
-    request: UnregisterRequest,
-    callback: (error: ServiceError | null, response: UnregisterResponse) => void,
-  ): ClientUnaryCall;
-  unregister(
-    request: UnregisterRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: UnregisterResponse) => void,
-  ): ClientUnaryCall;
-  unregister(
-    request: UnregisterRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: UnregisterResponse) => void,
-  ): ClientUnaryCall;
-  reportStatus(
-    request: ReportStatusRequest,
-    callback: (error: ServiceError | null, response: ReportStatusResponse) => void,
-  ): ClientUnaryCall;
-  reportStatus(
-    request: ReportStatusRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: ReportStatusResponse) => void,
-  ): ClientUnaryCall;
-  reportStatus(
-    request: ReportStatusRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: ReportStatusResponse) => void,
-  ): ClientUnaryCall;
-  listen(request: ListenRequest, options?: Partial<CallOptions>): ClientReadableStream<ListenResponse>;
-  listen(
-    request: ListenRequest,
-    metadata?: Metadata,
-    options?: Partial<CallOptions>,
-  ): ClientReadableStream<ListenResponse>;
-  status(request: StatusRequest, options?: Partial<CallOptions>): ClientReadableStream<StatusResponse>;
-  status(
-    request: StatusRequest,
-    metadata?: Metadata,
-    options?: Partial<CallOptions>,
-  ): ClientReadableStream<StatusResponse>;
-  dial(request: DialRequest, callback: (error: ServiceError | null, response: DialResponse) => void): ClientUnaryCall;
-  dial(
-    request: DialRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: DialResponse) => void,
-  ): ClientUnaryCall;
-  dial(
-    request: DialRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: DialResponse) => void,
-  ): ClientUnaryCall;
-  releaseLease(
-    request: ReleaseLeaseRequest,
-    callback: (error: ServiceError | null, response: ReleaseLeaseResponse) => void,
-  ): ClientUnaryCall;
-  releaseLease(
-    request: ReleaseLeaseRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: ReleaseLeaseResponse) => void,
-  ): ClientUnaryCall;
-  releaseLease(
-    request: ReleaseLeaseRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: ReleaseLeaseResponse) => void,
-  ): ClientUnaryCall;
-  getServiceEndpoints(
-    request: GetServiceEndpointsRequest,
-    callback: (error: ServiceError | null, response: GetServiceEndpointsResponse) => void,
-  ): ClientUnaryCall;
-  getServiceEndpoints(
-    request: GetServiceEndpointsRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: GetServiceEndpointsResponse) => void,
-  ): ClientUnaryCall;
-  getServiceEndpoints(
-    request: GetServiceEndpointsRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: GetServiceEndpointsResponse) => void,
-  ): ClientUnaryCall;
-}
-
-export const ControllerServiceClient = makeGenericClientConstructor(
-  ControllerServiceService,
-  "jumpstarter.v1.ControllerService",
-) as unknown as {
-  new (address: string, credentials: ChannelCredentials, options?: Partial<ClientOptions>): ControllerServiceClient;
-  service: typeof ControllerServiceService;
-  serviceName: string;
-};
 
 /** Served by an exporter to the client that leases it. */
-export type ExporterServiceService = typeof ExporterServiceService;
-export const ExporterServiceService = {
-  getReport: {
-    path: "/jumpstarter.v1.ExporterService/GetReport" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
-    requestDeserialize: (value: Buffer): Empty => Empty.decode(value),
-    responseSerialize: (value: GetReportResponse): Buffer => Buffer.from(GetReportResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): GetReportResponse => GetReportResponse.decode(value),
-  },
-  driverCall: {
-    path: "/jumpstarter.v1.ExporterService/DriverCall" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: DriverCallRequest): Buffer => Buffer.from(DriverCallRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): DriverCallRequest => DriverCallRequest.decode(value),
-    responseSerialize: (value: DriverCallResponse): Buffer => Buffer.from(DriverCallResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): DriverCallResponse => DriverCallResponse.decode(value),
-  },
-  streamingDriverCall: {
-    path: "/jumpstarter.v1.ExporterService/StreamingDriverCall" as const,
-    requestStream: false as const,
-    responseStream: true as const,
-    requestSerialize: (value: StreamingDriverCallRequest): Buffer =>
-      Buffer.from(StreamingDriverCallRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): StreamingDriverCallRequest => StreamingDriverCallRequest.decode(value),
-    responseSerialize: (value: StreamingDriverCallResponse): Buffer =>
-      Buffer.from(StreamingDriverCallResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): StreamingDriverCallResponse => StreamingDriverCallResponse.decode(value),
-  },
-  logStream: {
-    path: "/jumpstarter.v1.ExporterService/LogStream" as const,
-    requestStream: false as const,
-    responseStream: true as const,
-    requestSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
-    requestDeserialize: (value: Buffer): Empty => Empty.decode(value),
-    responseSerialize: (value: LogStreamResponse): Buffer => Buffer.from(LogStreamResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): LogStreamResponse => LogStreamResponse.decode(value),
-  },
-  reset: {
-    path: "/jumpstarter.v1.ExporterService/Reset" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: ResetRequest): Buffer => Buffer.from(ResetRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): ResetRequest => ResetRequest.decode(value),
-    responseSerialize: (value: ResetResponse): Buffer => Buffer.from(ResetResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): ResetResponse => ResetResponse.decode(value),
-  },
-  getStatus: {
-    path: "/jumpstarter.v1.ExporterService/GetStatus" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: GetStatusRequest): Buffer => Buffer.from(GetStatusRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): GetStatusRequest => GetStatusRequest.decode(value),
-    responseSerialize: (value: GetStatusResponse): Buffer => Buffer.from(GetStatusResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): GetStatusResponse => GetStatusResponse.decode(value),
-  },
-  endSession: {
-    path: "/jumpstarter.v1.ExporterService/EndSession" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: EndSessionRequest): Buffer => Buffer.from(EndSessionRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): EndSessionRequest => EndSessionRequest.decode(value),
-    responseSerialize: (value: EndSessionResponse): Buffer => Buffer.from(EndSessionResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): EndSessionResponse => EndSessionResponse.decode(value),
+export type ExporterServiceDefinition = typeof ExporterServiceDefinition;
+export const ExporterServiceDefinition = {
+  name: "ExporterService",
+  fullName: "jumpstarter.v1.ExporterService",
+  methods: {
+    getReport: {
+      name: "GetReport",
+      requestType: Empty as typeof Empty,
+      requestStream: false,
+      responseType: GetReportResponse as typeof GetReportResponse,
+      responseStream: false,
+      options: {},
+    },
+    driverCall: {
+      name: "DriverCall",
+      requestType: DriverCallRequest as typeof DriverCallRequest,
+      requestStream: false,
+      responseType: DriverCallResponse as typeof DriverCallResponse,
+      responseStream: false,
+      options: {},
+    },
+    streamingDriverCall: {
+      name: "StreamingDriverCall",
+      requestType: StreamingDriverCallRequest as typeof StreamingDriverCallRequest,
+      requestStream: false,
+      responseType: StreamingDriverCallResponse as typeof StreamingDriverCallResponse,
+      responseStream: true,
+      options: {},
+    },
+    logStream: {
+      name: "LogStream",
+      requestType: Empty as typeof Empty,
+      requestStream: false,
+      responseType: LogStreamResponse as typeof LogStreamResponse,
+      responseStream: true,
+      options: {},
+    },
+    reset: {
+      name: "Reset",
+      requestType: ResetRequest as typeof ResetRequest,
+      requestStream: false,
+      responseType: ResetResponse as typeof ResetResponse,
+      responseStream: false,
+      options: {},
+    },
+    getStatus: {
+      name: "GetStatus",
+      requestType: GetStatusRequest as typeof GetStatusRequest,
+      requestStream: false,
+      responseType: GetStatusResponse as typeof GetStatusResponse,
+      responseStream: false,
+      options: {},
+    },
+    endSession: {
+      name: "EndSession",
+      requestType: EndSessionRequest as typeof EndSessionRequest,
+      requestStream: false,
+      responseType: EndSessionResponse as typeof EndSessionResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
-
-export interface ExporterServiceServer extends UntypedServiceImplementation {
-  getReport: handleUnaryCall<Empty, GetReportResponse>;
-  driverCall: handleUnaryCall<DriverCallRequest, DriverCallResponse>;
-  streamingDriverCall: handleServerStreamingCall<StreamingDriverCallRequest, StreamingDriverCallResponse>;
-  logStream: handleServerStreamingCall<Empty, LogStreamResponse>;
-  reset: handleUnaryCall<ResetRequest, ResetResponse>;
-  getStatus: handleUnaryCall<GetStatusRequest, GetStatusResponse>;
-  endSession: handleUnaryCall<EndSessionRequest, EndSessionResponse>;
-}
-
-export interface ExporterServiceClient extends Client {
-  getReport(
-    request: Empty,
-    callback: (error: ServiceError | null, response: GetReportResponse) => void,
-  ): ClientUnaryCall;
-  getReport(
-    request: Empty,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: GetReportResponse) => void,
-  ): ClientUnaryCall;
-  getReport(
-    request: Empty,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: GetReportResponse) => void,
-  ): ClientUnaryCall;
-  driverCall(
-    request: DriverCallRequest,
-    callback: (error: ServiceError | null, response: DriverCallResponse) => void,
-  ): ClientUnaryCall;
-  driverCall(
-    request: DriverCallRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: DriverCallResponse) => void,
-  ): ClientUnaryCall;
-  driverCall(
-    request: DriverCallRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: DriverCallResponse) => void,
-  ): ClientUnaryCall;
-  streamingDriverCall(
-    request: StreamingDriverCallRequest,
-    options?: Partial<CallOptions>,
-  ): ClientReadableStream<StreamingDriverCallResponse>;
-  streamingDriverCall(
-    request: StreamingDriverCallRequest,
-    metadata?: Metadata,
-    options?: Partial<CallOptions>,
-  ): ClientReadableStream<StreamingDriverCallResponse>;
-  logStream(request: Empty, options?: Partial<CallOptions>): ClientReadableStream<LogStreamResponse>;
-  logStream(
-    request: Empty,
-    metadata?: Metadata,
-    options?: Partial<CallOptions>,
-  ): ClientReadableStream<LogStreamResponse>;
-  reset(
-    request: ResetRequest,
-    callback: (error: ServiceError | null, response: ResetResponse) => void,
-  ): ClientUnaryCall;
-  reset(
-    request: ResetRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: ResetResponse) => void,
-  ): ClientUnaryCall;
-  reset(
-    request: ResetRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: ResetResponse) => void,
-  ): ClientUnaryCall;
-  getStatus(
-    request: GetStatusRequest,
-    callback: (error: ServiceError | null, response: GetStatusResponse) => void,
-  ): ClientUnaryCall;
-  getStatus(
-    request: GetStatusRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: GetStatusResponse) => void,
-  ): ClientUnaryCall;
-  getStatus(
-    request: GetStatusRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: GetStatusResponse) => void,
-  ): ClientUnaryCall;
-  endSession(
-    request: EndSessionRequest,
-    callback: (error: ServiceError | null, response: EndSessionResponse) => void,
-  ): ClientUnaryCall;
-  endSession(
-    request: EndSessionRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: EndSessionResponse) => void,
-  ): ClientUnaryCall;
-  endSession(
-    request: EndSessionRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: EndSessionResponse) => void,
-  ): ClientUnaryCall;
-}
-
-export const ExporterServiceClient = makeGenericClientConstructor(
-  ExporterServiceService,
-  "jumpstarter.v1.ExporterService",
-) as unknown as {
-  new (address: string, credentials: ChannelCredentials, options?: Partial<ClientOptions>): ExporterServiceClient;
-  service: typeof ExporterServiceService;
-  serviceName: string;
-};
 
 function toTimestamp(date: Date): Timestamp {
   const seconds = BigInt(Math.trunc(date.getTime() / 1_000));

@@ -6,17 +6,6 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import {
-  type CallOptions,
-  type ChannelCredentials,
-  Client,
-  type ClientDuplexStream,
-  type ClientOptions,
-  type handleBidiStreamingCall,
-  makeGenericClientConstructor,
-  type Metadata,
-  type UntypedServiceImplementation,
-} from "@grpc/grpc-js";
 
 export const protobufPackage = "jumpstarter.v1";
 
@@ -169,37 +158,21 @@ export const StreamResponse: MessageFns<StreamResponse> = {
  * A byte stream: between a client and a driver (inside a session), or between
  * a client and an exporter through the router (a tunnel).
  */
-export type RouterServiceService = typeof RouterServiceService;
-export const RouterServiceService = {
-  stream: {
-    path: "/jumpstarter.v1.RouterService/Stream" as const,
-    requestStream: true as const,
-    responseStream: true as const,
-    requestSerialize: (value: StreamRequest): Buffer => Buffer.from(StreamRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): StreamRequest => StreamRequest.decode(value),
-    responseSerialize: (value: StreamResponse): Buffer => Buffer.from(StreamResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): StreamResponse => StreamResponse.decode(value),
+export type RouterServiceDefinition = typeof RouterServiceDefinition;
+export const RouterServiceDefinition = {
+  name: "RouterService",
+  fullName: "jumpstarter.v1.RouterService",
+  methods: {
+    stream: {
+      name: "Stream",
+      requestType: StreamRequest as typeof StreamRequest,
+      requestStream: true,
+      responseType: StreamResponse as typeof StreamResponse,
+      responseStream: true,
+      options: {},
+    },
   },
 } as const;
-
-export interface RouterServiceServer extends UntypedServiceImplementation {
-  stream: handleBidiStreamingCall<StreamRequest, StreamResponse>;
-}
-
-export interface RouterServiceClient extends Client {
-  stream(): ClientDuplexStream<StreamRequest, StreamResponse>;
-  stream(options: Partial<CallOptions>): ClientDuplexStream<StreamRequest, StreamResponse>;
-  stream(metadata: Metadata, options?: Partial<CallOptions>): ClientDuplexStream<StreamRequest, StreamResponse>;
-}
-
-export const RouterServiceClient = makeGenericClientConstructor(
-  RouterServiceService,
-  "jumpstarter.v1.RouterService",
-) as unknown as {
-  new (address: string, credentials: ChannelCredentials, options?: Partial<ClientOptions>): RouterServiceClient;
-  service: typeof RouterServiceService;
-  serviceName: string;
-};
 
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;

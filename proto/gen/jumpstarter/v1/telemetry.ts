@@ -6,18 +6,6 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import {
-  type CallOptions,
-  type ChannelCredentials,
-  Client,
-  type ClientOptions,
-  type ClientUnaryCall,
-  type handleUnaryCall,
-  makeGenericClientConstructor,
-  type Metadata,
-  type ServiceError,
-  type UntypedServiceImplementation,
-} from "@grpc/grpc-js";
 import { Timestamp } from "../../google/protobuf/timestamp.ts";
 
 export const protobufPackage = "jumpstarter.v1";
@@ -396,49 +384,21 @@ export const PushLogsResponse: MessageFns<PushLogsResponse> = {
   },
 };
 
-export type TelemetryServiceService = typeof TelemetryServiceService;
-export const TelemetryServiceService = {
-  pushLogs: {
-    path: "/jumpstarter.v1.TelemetryService/PushLogs" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: PushLogsRequest): Buffer => Buffer.from(PushLogsRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): PushLogsRequest => PushLogsRequest.decode(value),
-    responseSerialize: (value: PushLogsResponse): Buffer => Buffer.from(PushLogsResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): PushLogsResponse => PushLogsResponse.decode(value),
+export type TelemetryServiceDefinition = typeof TelemetryServiceDefinition;
+export const TelemetryServiceDefinition = {
+  name: "TelemetryService",
+  fullName: "jumpstarter.v1.TelemetryService",
+  methods: {
+    pushLogs: {
+      name: "PushLogs",
+      requestType: PushLogsRequest as typeof PushLogsRequest,
+      requestStream: false,
+      responseType: PushLogsResponse as typeof PushLogsResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
-
-export interface TelemetryServiceServer extends UntypedServiceImplementation {
-  pushLogs: handleUnaryCall<PushLogsRequest, PushLogsResponse>;
-}
-
-export interface TelemetryServiceClient extends Client {
-  pushLogs(
-    request: PushLogsRequest,
-    callback: (error: ServiceError | null, response: PushLogsResponse) => void,
-  ): ClientUnaryCall;
-  pushLogs(
-    request: PushLogsRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: PushLogsResponse) => void,
-  ): ClientUnaryCall;
-  pushLogs(
-    request: PushLogsRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: PushLogsResponse) => void,
-  ): ClientUnaryCall;
-}
-
-export const TelemetryServiceClient = makeGenericClientConstructor(
-  TelemetryServiceService,
-  "jumpstarter.v1.TelemetryService",
-) as unknown as {
-  new (address: string, credentials: ChannelCredentials, options?: Partial<ClientOptions>): TelemetryServiceClient;
-  service: typeof TelemetryServiceService;
-  serviceName: string;
-};
 
 function toTimestamp(date: Date): Timestamp {
   const seconds = BigInt(Math.trunc(date.getTime() / 1_000));
