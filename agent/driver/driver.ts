@@ -3,7 +3,7 @@ import type * as z from "zod";
 import type { Calls, Implementation, Interface } from "./interface.ts";
 import type { Logger } from "./log.ts";
 import type { ResourceHandle } from "./resource.ts";
-import type { DriverEntry, Entry } from "./entry.ts";
+import type { Entry } from "./entry.ts";
 
 type Awaitable<T> = T | Promise<T>;
 
@@ -98,5 +98,3 @@ export function defineDriver<I extends Interface, S extends z.ZodType>(driver: D
 
 /** A driver whose config and methods are checked at run time only; what the catalog hands out. */
 export type AnyDriver = Driver<Interface, z.ZodType<Record<string, unknown>>>;
-
-export type { DriverEntry, Entry };
