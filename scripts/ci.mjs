@@ -35,7 +35,14 @@ const suite = (name, options) => {
 step("build", "npm", "run", "build");
 // The README's test command, with coverage of all the processes that it starts.
 heading("npm test, with coverage");
-const coverage = ["c8", "--clean", "--all", "--exclude-after-remap", "--reporter=text-summary", "--reporter=json-summary"]
+const coverage = [
+  "c8",
+  "--clean",
+  "--all",
+  "--exclude-after-remap",
+  "--reporter=text-summary",
+  "--reporter=json-summary",
+]
   .concat(["agent", "net", "bundles"].flatMap((room) => ["--include", `${room}/**/*.ts`]))
   .concat(["--check-coverage", "--lines=90", "--branches=0", "--functions=0", "--statements=0"]);
 const tested = spawnSync("npx", [...coverage, "npm", "test"], { encoding: "utf8", maxBuffer: 1 << 28 });
