@@ -11,7 +11,8 @@ import { join } from "node:path";
  */
 export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
   const none = { passed: 0, failed: 0, skipped: 0 };
-  const files = testFiles(existsSync(name) ? name : join("test", name));
+  const suite = join("test", name);
+  const files = testFiles(existsSync(suite) ? suite : name);
   if (files.length === 0) {
     console.error(`${name}: no such suite`);
     return { ...none, failed: 1 };
