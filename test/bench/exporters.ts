@@ -50,7 +50,7 @@ export async function startExporter(side: Side, exported: Record<string, unknown
       : spawn(clientProgram(peerVersion, "jmp"), words, { stdio: "ignore", detached: true });
   const wire = await firstReport(child, port);
   const startMs = performance.now() - started;
-  wire.close();
+  await wire.close();
   return {
     side,
     port,
@@ -76,7 +76,7 @@ async function firstReport(child: ChildProcess, port: number): Promise<Wire> {
         await wire.report();
         return wire;
       } catch {
-        wire.close();
+        await wire.close();
       }
     }
     await sleep(5);

@@ -1,22 +1,23 @@
 import { once } from "node:events";
+import type { ClientHttp2Stream } from "node:http2";
 import { connect } from "node:net";
-import { Metadata, credentials, type ClientDuplexStream } from "@grpc/grpc-js";
-import { ExporterServiceClient, type GetReportResponse } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
-import { RouterServiceClient, type StreamRequest, type StreamResponse } from "../../proto/gen/jumpstarter/v1/router.ts";
+import { Channel, type RpcCall } from "../../agent/client/channel.ts";
+import { rpcMethod } from "../../agent/client/rpc-method.ts";
+import { frameTypes, writeFrameHead, frameHeadLength } from "../../agent/stream/frames.ts";
+import { prefixBytes, writePrefix } from "../../agent/stream/rpc-messages.ts";
+import { ExporterServiceDefinition, type GetReportResponse } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
+import { RouterServiceDefinition } from "../../proto/gen/jumpstarter/v1/router.ts";
 
-/** A raw gRPC client, the same for both sides: neither side's own client is measured. */
+/**
+ * The client of both sides. It must cost less than any exporter, so it neither encodes nor decodes frames while it
+ * is timed: it sends the same bytes again and again, and counts what comes.
+ */
 export interface Wire {
   report(): Promise<GetReportResponse>;
   /** Opens the `connect` stream of the driver with this name at the top of the tree. */
-  stream(driver: string): Promise<ClientDuplexStream<StreamRequest, StreamResponse>>;
-  close(): void;
+  stream(driver: string): Promise<ClientHttp2Stream>;
+  close(): Promise<void>;
 }
-
-const options = {
-  "grpc.max_receive_message_length": -1,
-  // The client must not be what limits a download over a long way.
-  "grpc-node.flow_control_window": 64 * 1024 * 1024,
-};
 
 /** Undefined while nothing listens on the port. */
 export async function openWire(port: number): Promise<Wire | undefined> {
@@ -28,27 +29,33 @@ export async function openWire(port: number): Promise<Wire | undefined> {
   } finally {
     probe.destroy();
   }
-  const target = `127.0.0.1:${port}`;
-  const exporter = new ExporterServiceClient(target, credentials.createInsecure(), options);
-  const router = new RouterServiceClient(target, credentials.createInsecure(), options);
-  const report = () =>
-    new Promise<GetReportResponse>((resolve, reject) => {
-      exporter.getReport({}, (error, response) => (error ? reject(error) : resolve(response)));
-    });
+  const channel = new Channel({ kind: "tcp", host: "127.0.0.1", port }, { insecure: true });
+  const calls: RpcCall[] = [];
+  const report = () => channel.unary(rpcMethod(ExporterServiceDefinition, "getReport"), {}, { what: "GetReport" });
   return {
     report,
     stream: async (driver) => {
       const node = (await report()).reports.find((each) => each.labels["jumpstarter.dev/name"] === driver);
       if (node === undefined) throw new Error(`no driver ${driver}`);
-      const metadata = new Metadata();
-      metadata.set("request", JSON.stringify({ kind: "driver", uuid: node.uuid, method: "connect" }));
-      const call = router.stream(metadata);
-      await once(call, "metadata");
-      return call;
+      const request = JSON.stringify({ kind: "driver", uuid: node.uuid, method: "connect" });
+      const call = channel.start(rpcMethod(RouterServiceDefinition, "stream").path, { request }, { what: "Stream" });
+      call.status.catch(() => {}); // it is cancelled when all is measured
+      calls.push(call);
+      await call.metadata;
+      return call.stream;
     },
-    close: () => {
-      exporter.close();
-      router.close();
+    close: async () => {
+      for (const call of calls) call.cancel();
+      await channel.close();
     },
   };
+}
+
+/** As many DATA frames of this payload as fill about 1 MiB, as they lie on the HTTP/2 stream. */
+export function frames(payloadBytes: number): { bytes: Buffer; payloadBytes: number } {
+  const count = Math.max(1, Math.floor((1 << 20) / payloadBytes));
+  const messageBytes = frameHeadLength(payloadBytes, frameTypes.DATA) + payloadBytes;
+  const frame = Buffer.alloc(prefixBytes + messageBytes, 0x5a);
+  writeFrameHead(frame, writePrefix(frame, 0, messageBytes), payloadBytes, frameTypes.DATA);
+  return { bytes: Buffer.concat(Array<Buffer>(count).fill(frame)), payloadBytes: count * payloadBytes };
 }
