@@ -1,14 +1,15 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { chmod, lstat, unlink } from "node:fs/promises";
+import { chmod } from "node:fs/promises";
 import type { IncomingHttpHeaders } from "node:http2";
-import { createConnection, type ListenOptions } from "node:net";
-import { AgentError, isSystemError, toAgentError } from "../driver/errors.ts";
+import type { ListenOptions } from "node:net";
+import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { Exporter } from "./exporter.ts";
 import { exporterService, type Session } from "./exporter-service.ts";
 import { Limit } from "./limit.ts";
 import { routerService } from "./router-service.ts";
 import { RpcServer } from "./rpc-server.ts";
 import type { Caller } from "./status.ts";
+import { removeDeadSocket } from "./unix-socket.ts";
 
 export interface SessionLimits {
   /** Driver calls that run at once. */
@@ -49,7 +50,7 @@ export interface Served {
   close(graceMs?: number): Promise<void>;
 }
 
-/** Serves an exporter's session. @throws AgentError E_IO if the address cannot be had. */
+/** Serves an exporter's session. @throws AgentError E_IO if the address cannot be had */
 export async function serve(exporter: Exporter, listener: UnixListener | TcpListener): Promise<Served> {
   const closing = new AbortController();
   const session: Session = {
@@ -70,6 +71,7 @@ export async function serve(exporter: Exporter, listener: UnixListener | TcpList
     return server.close(graceMs);
   };
   if ("unix" in listener) {
+    await removeDeadSocket(listener.unix);
     await listen(server, { path: listener.unix });
     await chmod(listener.unix, 0o600);
     return { address: listener.unix, close };
@@ -82,35 +84,13 @@ export async function serve(exporter: Exporter, listener: UnixListener | TcpList
 }
 
 async function listen(server: RpcServer, where: ListenOptions): Promise<void> {
-  const once = () =>
-    new Promise<void>((resolve, reject) => {
-      server.http2.once("error", reject);
-      server.http2.listen(where, () => {
-        server.http2.off("error", reject);
-        resolve();
-      });
+  await new Promise<void>((resolve, reject) => {
+    const failed = (error: Error) => reject(toAgentError(error));
+    server.http2.once("error", failed);
+    server.http2.listen(where, () => {
+      server.http2.off("error", failed);
+      resolve();
     });
-  try {
-    await once();
-  } catch (error) {
-    const { path } = where;
-    const inUse = isSystemError(error) && error.code === "EADDRINUSE";
-    if (path === undefined || !inUse || !(await isLeftover(path))) throw toAgentError(error);
-    await unlink(path);
-    await once();
-  }
-}
-
-/** True for a socket on which nobody listens: its process died without removing it. */
-async function isLeftover(path: string): Promise<boolean> {
-  if (!(await lstat(path)).isSocket()) return false;
-  return new Promise((resolve) => {
-    const probe = createConnection({ path });
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(false);
-    });
-    probe.once("error", (error) => resolve(isSystemError(error) && error.code === "ECONNREFUSED"));
   });
 }
 
