@@ -31,6 +31,7 @@ export function installClients(versions = clientVersions) {
     const packages = [
       `jumpstarter-cli==${version}`,
       ...drivers.map((name) => `jumpstarter-driver-${name}==${version}`),
+      ...(pinned[version] ?? []),
     ];
     execFileSync(join(directory, "bin/pip"), ["install", "--quiet", "--disable-pip-version-check", ...packages], {
       stdio: "inherit",
