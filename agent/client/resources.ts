@@ -47,7 +47,10 @@ export async function lendSource<T>(
 ): Promise<T> {
   let unreadable: unknown;
   source.on("error", (error) => (unreadable ??= error)); // it may break before anybody reads it
-  const { stream, handle, codeHere } = await lend(channel, uuid, options);
+  const { stream, handle, codeHere } = await lend(channel, uuid, options).catch((error: unknown) => {
+    source.destroy();
+    throw error;
+  });
   const bytes = decoded(source, codeHere ?? null);
   const sent = pipeline(async function* () {
     try {
@@ -67,13 +70,13 @@ export async function lendSource<T>(
     throw unreadable === undefined ? error : toAgentError(unreadable);
   } finally {
     stream.destroy();
+    source.destroy(); // also wakes who waits for its next bytes
     await sent;
-    source.destroy();
   }
 }
 
 /**
- * Lends `sink` to the calls that `use` makes with the handle.
+ * Lends `sink` to the calls that `use` makes with the handle. The sink is destroyed at the end.
  * @returns when the call is answered and the sink has taken all bytes.
  * @throws AgentError why the call failed, or why the sink could not be written.
  */
@@ -86,7 +89,10 @@ export async function lendSink<T>(
 ): Promise<T> {
   let unwritable: unknown;
   sink.on("error", (error) => (unwritable ??= error));
-  const { stream, handle, codeHere } = await lend(channel, uuid, options);
+  const { stream, handle, codeHere } = await lend(channel, uuid, options).catch((error: unknown) => {
+    sink.destroy();
+    throw error;
+  });
   const received = Promise.all([pipeline(stream, encoded(sink, codeHere ?? null)), finished(sink)]);
   received.catch(() => {}); // waited for below
   try {
