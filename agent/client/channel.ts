@@ -78,15 +78,22 @@ export class Channel {
   ): AsyncGenerator<R, void, undefined> {
     const call = this.start(method.path, {}, options);
     call.stream.end(prefixed(method.encode(request)));
-    const reader = new MessageReader();
-    const messages: Buffer[] = [];
-    try {
-      for await (const chunk of call.stream) {
-        reader.read(chunk as Buffer, (message) => messages.push(message));
-        for (const message of messages.splice(0)) yield method.decode(message);
+    const reader = new MessageReader("CLIENT");
+    let refused: unknown;
+    const decode = (chunk: Buffer): R[] => {
+      const answers: R[] = [];
+      try {
+        reader.read(chunk, (message) => answers.push(method.decode(message)));
+      } catch (error) {
+        refused = error;
+        throw error;
       }
+      return answers;
+    };
+    try {
+      for await (const chunk of call.stream) yield* decode(chunk as Buffer);
     } catch (error) {
-      if (!call.stream.destroyed) throw error;
+      if (error === refused) throw error;
       // The stream broke; its status says why.
     } finally {
       call.cancel();

@@ -54,7 +54,7 @@ function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream
   );
   // Whoever reads or writes it learns of errors; they are no reason to crash.
   stream.on("error", () => {});
-  const reader = new MessageReader();
+  const reader = new MessageReader("CLIENT");
   http2.on("data", (chunk: Buffer) => {
     try {
       reader.read(chunk, (message) => {

@@ -21,7 +21,7 @@ export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOpti
     },
     options,
   );
-  const reader = new MessageReader();
+  const reader = new MessageReader("SERVER");
   const take = (message: Buffer) => stream.receive(decodeFrame(message));
   http2.on("data", (chunk: Buffer) => {
     try {

@@ -168,7 +168,7 @@ export class RpcServer {
 
 /** Hands on the one message of a request; what does not look like one is answered here. */
 function readRequest(call: RpcCall, take: (message: Buffer) => void): void {
-  const reader = new MessageReader();
+  const reader = new MessageReader("SERVER");
   let taken = false;
   const takeOne = (message: Buffer) => {
     if (taken) throw new AgentError("E_INVALID", "more than one request message");

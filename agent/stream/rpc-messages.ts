@@ -24,6 +24,12 @@ export class MessageReader {
   #parts: Buffer[] = [];
   #have = 0;
   #need = prefixBytes;
+  readonly #side: "CLIENT" | "SERVER";
+
+  /** @param side who reads: the text for a message that is too long says it, as gRPC's does */
+  constructor(side: "CLIENT" | "SERVER") {
+    this.#side = side;
+  }
 
   /** True between two messages, where a stream may end. */
   get atBoundary(): boolean {
@@ -44,14 +50,14 @@ export class MessageReader {
         const joined = Buffer.concat(this.#parts, this.#have);
         this.#parts = [];
         this.#have = 0;
-        const total = this.#need === prefixBytes ? messageEnd(joined) : this.#need;
+        const total = this.#need === prefixBytes ? this.#endOf(joined) : this.#need;
         if (joined.length < total) this.#keep(joined, total);
         else this.#finish(joined, take);
       } else if (rest.length < prefixBytes) {
         this.#keep(rest, prefixBytes);
         return;
       } else {
-        const end = messageEnd(rest);
+        const end = this.#endOf(rest);
         if (rest.length < end) {
           this.#keep(rest, end);
           return;
@@ -72,13 +78,16 @@ export class MessageReader {
     this.#need = prefixBytes;
     take(joined.subarray(prefixBytes));
   }
-}
 
-function messageEnd(framed: Buffer): number {
-  if (framed[0] !== 0) throw new AgentError("E_UNSUPPORTED", "compressed messages are not supported");
-  const length = framed.readUInt32BE(1);
-  if (length > maxMessageBytes) {
-    throw new AgentError("E_LIMIT", `SERVER: Received message larger than max (${length} vs. ${maxMessageBytes})`);
+  #endOf(framed: Buffer): number {
+    if (framed[0] !== 0) throw new AgentError("E_UNSUPPORTED", "compressed messages are not supported");
+    const length = framed.readUInt32BE(1);
+    if (length > maxMessageBytes) {
+      throw new AgentError(
+        "E_LIMIT",
+        `${this.#side}: Received message larger than max (${length} vs. ${maxMessageBytes})`,
+      );
+    }
+    return prefixBytes + length;
   }
-  return prefixBytes + length;
 }

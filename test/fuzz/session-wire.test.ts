@@ -54,7 +54,7 @@ test("messages come out whole however the bytes were cut", () => {
   fc.assert(
     fc.property(fc.array(bytes), fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1 }), (messages, cuts) => {
       const all = Buffer.concat(messages.map((message) => prefixed(message)));
-      const reader = new MessageReader();
+      const reader = new MessageReader("SERVER");
       const got: Buffer[] = [];
       for (let at = 0, n = 0; at < all.length; n += 1) {
         const size = cuts[n % cuts.length] as number;

@@ -56,6 +56,9 @@ const rigInterface = defineInterface({
 });
 
 const specials: Record<string, unknown> = {
+  get huge() {
+    return "x".repeat(5 * 1024 * 1024);
+  },
   nan: [NaN, Infinity, -Infinity, { deep: NaN }],
   big: 2n ** 53n + 1n,
   dates: [new Date("2024-01-02T03:04:05Z"), new Date("2024-01-02T03:04:05.060Z")],

@@ -275,6 +275,24 @@ test("a lent source that breaks is what the caller hears of", async (t) => {
   );
 });
 
+test("a lent source that gives nothing does not outlive its call, nor one that was never lent", async (t) => {
+  const { node } = await start(t);
+  const idle = () => new Readable({ read() {} });
+  const unused = idle();
+  assert.equal(await node.lendSource(unused, (handle) => node.call("ignore", [handle])), null);
+  const unwanted = idle();
+  await assert.rejects(
+    node.lendSource(unwanted, () => node.call("fail", ["timeout"])),
+    code("E_TIMEOUT", /too slow/),
+  );
+  const signal = AbortSignal.abort();
+  const early = idle();
+  await assert.rejects(node.lendSource(early, () => assert.fail("nothing was lent"), { signal }));
+  const late = collect().sink;
+  await assert.rejects(node.lendSink(late, () => assert.fail("nothing was lent"), { signal }));
+  assert.ok([unused, unwanted, early, late].every((stream) => stream.destroyed));
+});
+
 function collect(): { sink: Writable; bytes: () => Buffer } {
   const chunks: Buffer[] = [];
   const sink = new Writable({
@@ -315,6 +333,12 @@ test("encoded bytes on this side are plain for the driver, both ways", async (t)
     node.lendSource(Readable.from([packed.subarray(0, 1000)]), (handle) => node.call("read", [handle]), options),
     /gzip/,
   );
+});
+
+test("an answer over 4 MiB is refused on this side", async (t) => {
+  const { node } = await start(t);
+  await assert.rejects(node.call("give", ["huge"]), code("E_LIMIT", /^CLIENT: Received message larger than max/));
+  assert.equal(await node.call("add", [1]), 2);
 });
 
 test("log records and the status can be read", async (t) => {
