@@ -9,14 +9,12 @@ const greeting = "\r\nStarting serial port console ... exit with CTRL+B x 3 time
 /**
  * Connects the terminal with a serial console, byte for byte, until Ctrl-B is typed three times in a row or the
  * console ends. The terminal is put back in every case, the stream destroyed.
- * @throws AgentError E_USAGE if stdin is no terminal.
+ * @throws AgentError E_USAGE if stdin is no terminal; nothing is opened then.
  */
-export async function runConsole(stream: Duplex): Promise<void> {
+export async function runConsole(open: () => Promise<Duplex>): Promise<void> {
   const { stdin, stdout } = process;
-  if (!stdin.isTTY) {
-    stream.destroy();
-    throw new AgentError("E_USAGE", "start-console needs a terminal; `pipe` works without one");
-  }
+  if (!stdin.isTTY) throw new AgentError("E_USAGE", "a console needs a terminal; `pipe` works without one");
+  const stream = await open();
   let typed = 0;
   const onInput = (keys: Buffer) => {
     for (const [index, key] of keys.entries()) {

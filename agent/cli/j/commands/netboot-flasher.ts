@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readFile } from "node:fs/promises";
+import type { Duplex } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { power } from "../../../../boards/power/interface.ts";
@@ -22,6 +23,9 @@ import { AgentError } from "../../../driver/errors.ts";
 import { showSteps } from "../../flash-steps.ts";
 import { command, type Commands, type Run } from "../command.ts";
 import { runConsole } from "../console.ts";
+
+/** How long a board is without power before it is switched on. */
+const offMs = 2_000;
 
 const consoleDebug = { kind: "flag", help: "Show what the board says on its console" } as const;
 
@@ -71,26 +75,29 @@ flash over a local image file; URLs are the Python client's.
   "bootloader-shell": command({
     help: "Start a uboot/bootloader interactive console",
     options: { consoleDebug },
-    run: async (run, { consoleDebug }) => {
-      const devices = devicesOf(run.node);
-      await devices.power.off();
-      await sleep(2_000, undefined, { signal: run.signal });
-      const dialog = new ConsoleDialog(await devices.serial.connect(), {
-        signal: run.signal,
-        transcript: transcriptOf(consoleDebug),
-      });
-      try {
-        await devices.power.on();
-        await new Bootloader(dialog, await devices.uboot.get_prompt()).interrupt(run.signal);
-      } finally {
-        dialog.close();
-      }
-      const stream = await devices.serial.connect();
-      stream.write("\n"); // shows the prompt
-      await runConsole(stream);
-    },
+    run: async (run, { consoleDebug }) => await runConsole(() => bootloaderConsole(run, consoleDebug)),
   }),
 };
+
+/** Switches the board on anew and stops it in its bootloader. @returns its console, where a prompt comes next */
+async function bootloaderConsole(run: Run, consoleDebug: boolean): Promise<Duplex> {
+  const devices = devicesOf(run.node);
+  await devices.power.off();
+  await sleep(offMs, undefined, { signal: run.signal });
+  const dialog = new ConsoleDialog(await devices.serial.connect(), {
+    signal: run.signal,
+    transcript: transcriptOf(consoleDebug),
+  });
+  try {
+    await devices.power.on();
+    await new Bootloader(dialog, await devices.uboot.get_prompt()).interrupt(run.signal);
+  } finally {
+    dialog.close();
+  }
+  const stream = await devices.serial.connect();
+  stream.write("\n"); // shows the prompt
+  return stream;
+}
 
 interface Job {
   readonly file: string;

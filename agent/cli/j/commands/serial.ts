@@ -10,7 +10,7 @@ export const commands: Commands = {
   "start-console": command({
     help: "Start serial port console",
     run: async (run) => {
-      await runConsole(await run.node.as(serialConsole, { signal: run.signal }).connect());
+      await runConsole(() => run.node.as(serialConsole, { signal: run.signal }).connect());
     },
   }),
   pipe: command({
