@@ -10,7 +10,7 @@ import {
   type IncomingHttpHeaders,
   type IncomingHttpStatusHeader,
 } from "node:http2";
-import { AgentError } from "../driver/errors.ts";
+import { AgentError, toAgentError } from "../driver/errors.ts";
 import { MessageReader, prefixed } from "../stream/rpc-messages.ts";
 import { fromConnectionError, fromStatus } from "./errors.ts";
 import type { Address } from "./address.ts";
@@ -39,7 +39,8 @@ export interface RpcCall {
   readonly metadata: Promise<IncomingHttpHeaders>;
   /** Settles when the RPC is over. @throws AgentError for any status but OK, and when the connection is lost */
   readonly status: Promise<void>;
-  cancel(): void;
+  /** @param reason what the status rejects with, if it is not known yet. */
+  cancel(reason?: AgentError): void;
 }
 
 /**
@@ -79,26 +80,26 @@ export class Channel {
     const call = this.start(method.path, {}, options);
     call.stream.end(prefixed(method.encode(request)));
     const reader = new MessageReader("CLIENT");
-    let refused: unknown;
+    let refused: AgentError | undefined;
     const decode = (chunk: Buffer): R[] => {
       const answers: R[] = [];
       try {
         reader.read(chunk, (message) => answers.push(method.decode(message)));
       } catch (error) {
-        refused = error;
-        throw error;
+        refused = toAgentError(error);
+        throw refused;
       }
       return answers;
     };
     try {
       for await (const chunk of call.stream) yield* decode(chunk as Buffer);
-    } catch (error) {
-      if (error === refused) throw error;
-      // The stream broke; its status says why.
+    } catch {
+      // The stream broke, or was nothing that can be read; its status says why.
     } finally {
-      call.cancel();
+      call.cancel(refused);
     }
     await call.status;
+    if (refused !== undefined) throw refused;
   }
 
   /** Opens an RPC and leaves its messages to the caller. */
@@ -171,11 +172,12 @@ function systemRoots(): Buffer | undefined {
 /** Watches an RPC's headers, trailers and end. */
 function follow(stream: ClientHttp2Stream, abort: AbortController, { what, signal }: CallOptions): RpcCall {
   let failure: unknown;
-  const cancel = () => {
-    failure ??= new AgentError("E_CANCELLED", `${what} was cancelled`, { cause: signal?.reason });
+  const cancel = (reason?: AgentError) => {
+    failure ??= reason ?? new AgentError("E_CANCELLED", `${what} was cancelled`, { cause: signal?.reason });
     abort.abort();
   };
-  signal?.addEventListener("abort", cancel, { once: true });
+  const onAbort = () => cancel();
+  signal?.addEventListener("abort", onAbort, { once: true });
   stream.once("error", (error) => {
     failure ??= error;
   });
@@ -194,7 +196,7 @@ function follow(stream: ClientHttp2Stream, abort: AbortController, { what, signa
     });
     stream.once("trailers", end);
     stream.once("close", () => {
-      signal?.removeEventListener("abort", cancel);
+      signal?.removeEventListener("abort", onAbort);
       reject(fromConnectionError(failure));
     });
   });
