@@ -15,6 +15,7 @@ import {
 import type { Duplex } from "node:stream";
 import type { Cancellable } from "../driver/driver.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
+import type { Logger } from "../driver/log.ts";
 import { MessageReader } from "../stream/rpc-messages.ts";
 import { RpcCall } from "./rpc-call.ts";
 import { ReceiveWindows } from "./windows.ts";
@@ -50,12 +51,20 @@ export interface RpcServerOptions {
   readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined;
   /** Throws an AgentError to refuse an RPC. */
   readonly admit: (path: string, headers: IncomingHttpHeaders) => void;
+  readonly log: Logger;
+  /** Connections that may be open at once; the next one is told to go away. */
+  readonly maxConnections?: number;
   /** Streams that one connection may have open; further ones wait in the client. */
   readonly maxStreamsPerConnection?: number;
   /** How often a connection is asked for a sign of life, and how long it may take to answer. */
   readonly keepaliveMs?: number;
   readonly keepaliveTimeoutMs?: number;
 }
+
+const defaultMaxConnections = 256;
+
+/** How long a refused connection may take to read why. */
+const refusalMs = 1_000;
 
 export class RpcServer {
   readonly http2: Http2Server | Http2SecureServer;
@@ -86,6 +95,14 @@ export class RpcServer {
     this.http2.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) =>
       this.#onStream(stream, headers),
     );
+    const { log, maxConnections = defaultMaxConnections } = options;
+    // What is not HTTP/2 yet, or on its way out, is bounded too, but there is nobody to talk to.
+    this.http2.maxConnections = maxConnections * 2;
+    this.http2.on("drop", () => log.warn("a connection is cut: too many at once"));
+    // Before it listens, its errors belong to who wants it to.
+    this.http2.once("listening", () => {
+      this.http2.on("error", (error) => log.error(`the listener failed: ${toAgentError(error).message}`));
+    });
     // A connection that is no HTTP/2 or breaks in its handshake ends alone.
     this.http2.on("sessionError", () => {});
     this.http2.on("tlsClientError", () => {});
@@ -112,9 +129,19 @@ export class RpcServer {
   }
 
   #onSession(session: ServerHttp2Session): void {
+    const {
+      log,
+      maxConnections = defaultMaxConnections,
+      keepaliveMs = 30_000,
+      keepaliveTimeoutMs = 20_000,
+    } = this.#options;
+    if (this.#sessions.size >= maxConnections) {
+      log.warn(`a connection is refused: ${maxConnections} are open`);
+      refuse(session, `this exporter serves no more than ${maxConnections} connections at once`);
+      return;
+    }
     this.#sessions.add(session);
     this.#windows.opened(session);
-    const { keepaliveMs = 30_000, keepaliveTimeoutMs = 20_000 } = this.#options;
     let overdue: NodeJS.Timeout | undefined;
     const keepalive = setInterval(() => {
       if (overdue !== undefined || session.destroyed) return;
@@ -164,6 +191,15 @@ export class RpcServer {
       (error: unknown) => call.finish(error),
     );
   }
+}
+
+/** Ends a connection with a reason; gRPC clients fail their calls with RESOURCE_EXHAUSTED or UNAVAILABLE. */
+function refuse(session: ServerHttp2Session, reason: string): void {
+  session.on("error", () => {});
+  session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM, 0, Buffer.from(reason));
+  session.close();
+  const cut = setTimeout(() => session.destroy(), refusalMs);
+  session.once("close", () => clearTimeout(cut));
 }
 
 /** Hands on the one message of a request; what does not look like one is answered here. */

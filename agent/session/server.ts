@@ -3,6 +3,7 @@ import { chmod } from "node:fs/promises";
 import type { IncomingHttpHeaders } from "node:http2";
 import type { ListenOptions } from "node:net";
 import { AgentError, toAgentError } from "../driver/errors.ts";
+import type { Logger } from "../driver/log.ts";
 import type { Exporter } from "./exporter.ts";
 import { exporterService, type Session } from "./exporter-service.ts";
 import { Limit } from "./limit.ts";
@@ -12,6 +13,7 @@ import type { Caller } from "./status.ts";
 import { removeDeadSocket } from "./unix-socket.ts";
 
 export interface SessionLimits {
+  readonly connections?: number;
   /** Driver calls that run at once. */
   readonly calls?: number;
   /** Byte streams and lent resources that are open at once. */
@@ -62,9 +64,12 @@ export async function serve(exporter: Exporter, listener: UnixListener | TcpList
     closing: closing.signal,
   };
   const passphrase = "unix" in listener ? undefined : listener.passphrase;
+  const log = exporter.logs.logger({ source: "system", logger: "session" });
   const server = new RpcServer(new Map([...exporterService(session), ...routerService(session)]), {
+    log,
     tls: "unix" in listener ? undefined : listener.tls,
-    admit: passphrase === undefined ? () => {} : demandPassphrase(passphrase, exporter),
+    admit: passphrase === undefined ? () => {} : demandPassphrase(passphrase, log),
+    ...(listener.limits?.connections === undefined ? {} : { maxConnections: listener.limits.connections }),
   });
   const close = (graceMs = 1_000) => {
     closing.abort();
@@ -96,9 +101,8 @@ async function listen(server: RpcServer, where: ListenOptions): Promise<void> {
 
 const digest = (text: string) => createHash("sha256").update(text).digest();
 
-function demandPassphrase(passphrase: string, exporter: Exporter) {
+function demandPassphrase(passphrase: string, log: Logger) {
   const wanted = digest(passphrase);
-  const log = exporter.logs.logger({ source: "system", logger: "session" });
   return (path: string, headers: IncomingHttpHeaders) => {
     const given = headers["x-jumpstarter-passphrase"];
     // Digests have one length, so the comparison tells nothing about the passphrase's.
