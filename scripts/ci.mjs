@@ -56,8 +56,6 @@ results.push({
 if (tested.status !== 0) failures.push("npm test with 90 % of the lines covered");
 
 suite("conformance");
-suite("netboot");
-suite("docs");
 heading("unit, faults and fuzz on Node 24");
 const node24 = ["npx", "--yes", "-p", "node@24", "node"];
 for (const name of ["unit", "faults", "fuzz"]) suite(name, { node: node24 });

@@ -25,7 +25,7 @@ export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
     const [command, ...words] = node;
     const runner = spawnSync(
       command,
-      [...words, "--import", "tsx", "--test", ...serial]
+      [...words, "--import", "tsx", "--test", "--test-timeout=600000", ...serial]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
