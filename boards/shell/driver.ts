@@ -42,6 +42,8 @@ export default defineDriver({
     const descriptions = [...scripts].flatMap(([name, { description }]) =>
       description === undefined ? [] : [[name, description] as const],
     );
+    /** Groups that got their SIGTERM: the agent does not end before them, or nobody would send the SIGKILL. */
+    const ending = new Set<Promise<void>>();
     return {
       methodsDescription: Object.fromEntries(descriptions),
       methods: {
@@ -67,6 +69,10 @@ export default defineDriver({
               env: environment,
               timeoutMs: timeoutS * 1000,
               signal,
+              onEnding: (ended) => {
+                ending.add(ended);
+                void ended.then(() => ending.delete(ended));
+              },
             });
           } catch (error) {
             if (!(error instanceof TimeoutExpired)) throw error;
@@ -76,6 +82,7 @@ export default defineDriver({
           }
         },
       },
+      close: async () => void (await Promise.all(ending)),
     };
   },
 });

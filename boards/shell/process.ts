@@ -3,12 +3,14 @@ import { once } from "node:events";
 import { constants } from "node:os";
 import type { Readable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
+import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 
 export type Output = [stdout: string, stderr: string, code: number | null];
 
 /** Between SIGTERM and SIGKILL. */
 const graceMs = 5_000;
+const pollMs = 50;
 
 /** How long a finished script's pipes may stay silent before we stop listening: a daemon it left may hold them open. */
 const drainIdleMs = 2_000;
@@ -22,6 +24,8 @@ export interface Running {
   readonly env: NodeJS.ProcessEnv;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
+  /** Told of a group that is being ended; resolves when it is. */
+  readonly onEnding: (ended: Promise<void>) => void;
 }
 
 /** Thrown after all output when the time is up; the process group is being killed. */
@@ -32,7 +36,14 @@ export class TimeoutExpired extends Error {}
  * (minus the signal's number if one ended it). Leaving the loop or aborting the signal ends the whole group.
  * @throws AgentError E_CANCELLED; TimeoutExpired; the system's error if it cannot be started
  */
-export async function* run({ argv: [file, ...args], cwd, env, timeoutMs, signal }: Running): AsyncGenerator<Output> {
+export async function* run({
+  argv: [file, ...args],
+  cwd,
+  env,
+  timeoutMs,
+  signal,
+  onEnding,
+}: Running): AsyncGenerator<Output> {
   signal.throwIfAborted();
   const child = spawn(file, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   await once(child, "spawn");
@@ -40,7 +51,7 @@ export async function* run({ argv: [file, ...args], cwd, env, timeoutMs, signal 
   let stopped: "cancelled" | "timeout" | undefined;
   const stop = (why: "cancelled" | "timeout") => {
     stopped ??= why;
-    killGroup(child);
+    onEnding(endGroup(child));
     output.wake();
   };
   const cancel = () => stop("cancelled");
@@ -59,7 +70,7 @@ export async function* run({ argv: [file, ...args], cwd, env, timeoutMs, signal 
   } finally {
     clearTimeout(timer);
     signal.removeEventListener("abort", cancel);
-    if (!hasExited(child) && stopped === undefined) killGroup(child);
+    if (!hasExited(child) && stopped === undefined) onEnding(endGroup(child));
     output.close();
   }
 }
@@ -117,14 +128,15 @@ function listen(child: Child) {
 }
 
 /** SIGTERM to the group now; SIGKILL after a while for those who did not listen, also when their leader did. */
-function killGroup(child: Child): void {
-  const kill = (name: NodeJS.Signals) => {
+async function endGroup(child: Child): Promise<void> {
+  const kill = (name: NodeJS.Signals | 0) => {
     try {
-      process.kill(-(child.pid as number), name);
+      return process.kill(-(child.pid as number), name);
     } catch {
-      // All of them have gone already.
+      return false; // all of them have gone
     }
   };
   kill("SIGTERM");
-  setTimeout(() => kill("SIGKILL"), graceMs).unref();
+  for (const began = performance.now(); kill(0) && performance.now() - began < graceMs;) await sleep(pollMs);
+  kill("SIGKILL");
 }
