@@ -7,6 +7,13 @@ import { MessageReader, prefixBytes, writePrefix } from "../stream/rpc-messages.
 /** Payloads shorter than this are copied beside their neighbours: one write is cheaper than two. */
 const copyBelowBytes = 8 * 1024;
 
+/**
+ * An end without GOAWAY may be the first half of a cancel: Node's HTTP/2 clients half-close before they reset, and a
+ * broken upload must not pass for a whole one. The reset follows within 1 ms on one host. Python's clients say GOAWAY,
+ * and that is the end at once.
+ */
+const resetFollowsMs = 100;
+
 /** The server's end of a router stream, on the HTTP/2 stream of its RPC. */
 export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOptions): RouterStream {
   const stream = new RouterStream(
@@ -30,7 +37,10 @@ export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOpti
       stream.destroy(toAgentError(error));
     }
   });
-  http2.once("end", () => stream.receiveEnd());
+  http2.once("end", () => {
+    if (stream.writableEnded) stream.receiveEnd();
+    else setTimeout(() => stream.receiveEnd(), resetFollowsMs);
+  });
   // Somebody who waits for bytes must learn that no more will come.
   stream.on("error", () => {});
   const lost = () => {

@@ -127,7 +127,7 @@ test("500 streams opened and closed, or cancelled, leave no open device", async 
     const call = open("connect");
     await once(call, "metadata");
     if (n % 2 === 0) call.cancel();
-    else call.end();
+    else call.end({ payload: nothing, frameType: frame.goaway });
     await ended(call);
   }
   await eventually("all devices are closed", () => state.openStreams === 0);
@@ -237,6 +237,26 @@ test("a lent stream is read to its end once, and its client sees the end", async
   assert.deepEqual([code, messages.map(({ frameType }) => frameType)], [0, [frame.goaway]]);
   assert.equal(await failure(client.call(uuid, "read", [handle])), `2 UUID('${handle.uuid}')`);
   assert.equal(exporter.resources.size, 0);
+});
+
+test("an upload that is cancelled fails its call, also when the client half-closes first", async (t) => {
+  const { client, uuid, socketPath, exporter } = await start(t);
+  const session = http2.connect("http://localhost", { createConnection: () => createConnection(socketPath) });
+  t.after(() => session.destroy());
+  const stream = session.request({
+    ":method": "POST",
+    ":path": "/jumpstarter.v1.RouterService/Stream",
+    "content-type": "application/grpc",
+    request: JSON.stringify({ kind: "resource", uuid }),
+  });
+  stream.on("error", () => {});
+  const [headers] = (await once(stream, "response")) as [http2.IncomingHttpHeaders];
+  const answered = client.call(uuid, "read", [JSON.parse(String(headers["resource"]))]);
+  stream.write(Buffer.from([0, 0, 0, 0, 3, 10, 1, 65]));
+  await eventually("the call has its resource", () => exporter.resources.size === 0);
+  // Node sends END_STREAM first, then the reset.
+  stream.close(http2.constants.NGHTTP2_CANCEL);
+  assert.equal(await failure(answered), "1 the caller has gone");
 });
 
 test("what a driver writes reaches the client whole, then GOAWAY", async (t) => {
