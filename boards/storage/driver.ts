@@ -87,10 +87,13 @@ export default defineDriver({
     };
 
     const release = async () => {
-      await files.closeAll();
-      if (removesCreated && scheme === "fs") await created.removeFrom(store, log);
-      created.forget();
-      await store.release?.();
+      try {
+        await files.closeAll();
+      } finally {
+        if (removesCreated && scheme === "fs") await created.removeFrom(store, log);
+        created.forget();
+        await store.release?.();
+      }
     };
 
     return {
@@ -229,8 +232,11 @@ export default defineDriver({
       },
       release,
       async close() {
-        await release();
-        await store.close?.();
+        try {
+          await release();
+        } finally {
+          await store.close?.();
+        }
       },
     };
   },

@@ -83,17 +83,23 @@ export class OpenFiles {
     else await file.writer.close();
   }
 
-  /** Gives up all files, those being written included, and forgets that they were. */
+  /**
+   * Gives up all files, those being written included, and forgets that they were.
+   * @throws the first failure, after all have been tried
+   */
   async closeAll(): Promise<void> {
     const files = [...this.#open.values()];
     this.#open.clear();
     this.#closed.clear();
-    for (const file of files) {
-      file.closing.abort(new AgentError("E_CANCELLED", "the lease has ended"));
-      await file.idle;
-      if (file.mode === "rb") await file.reader.close();
-      else await file.writer.abort();
-    }
+    const results = await Promise.allSettled(
+      files.map(async (file) => {
+        file.closing.abort(new AgentError("E_CANCELLED", "the lease has ended"));
+        await file.idle;
+        await (file.mode === "rb" ? file.reader.close() : file.writer.abort());
+      }),
+    );
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed !== undefined) throw failed.reason;
   }
 
   #find(fd: string): Opened | undefined {
