@@ -84,6 +84,11 @@ export class LiveDriver {
         signal: tree.signal,
         shared: (key, make) => tree.shared(key, make),
       });
+      if (tree.signal.aborted) {
+        // Nobody would close it later: the tree has been closed while it opened.
+        await opened.close?.();
+        throw new AgentError("E_CANCELLED", "the exporter is closing");
+      }
       if (this.#offline !== undefined) this.log.info(`${planned.path} is back`);
       this.#offline = undefined;
       this.#opened = opened;
