@@ -126,15 +126,20 @@ function announce(name: string, { tcp, unix }: Listeners, log: Logger): void {
 }
 
 /** Ends sessions, then drivers. Bounded: what hangs is left behind, and the process ends. */
-async function closeAll(exporter: Exporter, served: readonly Served[], log: Logger): Promise<void> {
+export async function closeAll(
+  exporter: Pick<Exporter, "close">,
+  served: readonly Served[],
+  log: Pick<Logger, "error">,
+  limitMs = shutdownLimitMs,
+): Promise<void> {
   const closing = (async () => {
     await Promise.all(served.map((listener) => listener.close(graceMs)));
     await exporter.close();
   })();
   const limit = new AbortController();
-  const late = sleep(shutdownLimitMs, "late", { signal: limit.signal }).catch(() => "in time");
+  const late = sleep(limitMs, "late", { signal: limit.signal }).catch(() => "in time");
   if ((await Promise.race([closing, late])) === "late") {
-    log.error(`drivers did not close within ${shutdownLimitMs / 1_000} s`);
+    log.error(`drivers did not close within ${limitMs / 1_000} s`);
   }
   limit.abort();
 }
