@@ -2,9 +2,10 @@ import type { ClientHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
 import { RouterServiceDefinition } from "../../proto/gen/jumpstarter/v1/router.ts";
 import { toAgentError } from "../driver/errors.ts";
-import { MessageReader, prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
-import { decodeFrame, frameHeadLength, frameTypes, writeFrameHead } from "../stream/frames.ts";
+import { FrameReader } from "../stream/frame-reader.ts";
+import { frameHeadLength, frameTypes, writeFrameHead, type Frame } from "../stream/frames.ts";
 import { RouterStream, type RouterStreamOptions } from "../stream/router-stream.ts";
+import { prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
 import type { CallOptions, Channel, RpcCall } from "./channel.ts";
 import { rpcMethod } from "./rpc-method.ts";
 
@@ -54,14 +55,14 @@ function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream
   );
   // Whoever reads or writes it learns of errors; they are no reason to crash.
   stream.on("error", () => {});
-  const reader = new MessageReader("CLIENT");
+  const reader = new FrameReader({ side: "CLIENT", bytes: options.bytes ?? false });
+  const take = (frame: Frame) => {
+    if (frame.frameType === frameTypes.GOAWAY) peerEnded = true;
+    stream.receive(frame);
+  };
   http2.on("data", (chunk: Buffer) => {
     try {
-      reader.read(chunk, (message) => {
-        const frame = decodeFrame(message);
-        if (frame.frameType === frameTypes.GOAWAY) peerEnded = true;
-        stream.receive(frame);
-      });
+      reader.read(chunk, take);
     } catch (error) {
       stream.destroy(toAgentError(error));
     }

@@ -158,11 +158,11 @@ function codec<Request, Response>(request: Message<Request>, response: Message<R
 /** Finds the driver of a call, if the caller may call it now. */
 export function admit(session: Session, uuid: string): LiveDriver {
   session.exporter.status.admit(session.caller);
-  const canonical = canonicalUuid(uuid);
-  const driver = session.exporter.tree.byUuid(canonical);
+  const { tree } = session.exporter;
+  const driver = tree.byUuid(uuid) ?? tree.byUuid(canonicalUuid(uuid));
   // Not NOT_FOUND: clients take that for a missing method. The text is the Python exporter's.
   if (driver === undefined) {
-    throw new AgentError("E_NO_DRIVER", `Unexpected <class 'KeyError'>: UUID('${canonical}')`);
+    throw new AgentError("E_NO_DRIVER", `Unexpected <class 'KeyError'>: UUID('${canonicalUuid(uuid)}')`);
   }
   return driver;
 }

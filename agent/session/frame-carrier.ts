@@ -1,8 +1,9 @@
 import type { ServerHttp2Stream } from "node:http2";
 import { AgentError, toAgentError } from "../driver/errors.ts";
-import { decodeFrame, frameHeadLength, writeFrameHead } from "../stream/frames.ts";
+import { FrameReader } from "../stream/frame-reader.ts";
+import { frameHeadLength, writeFrameHead, type Frame } from "../stream/frames.ts";
 import { RouterStream, type RouterStreamOptions } from "../stream/router-stream.ts";
-import { MessageReader, prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
+import { prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
 
 /** Payloads shorter than this are copied beside their neighbours: one write is cheaper than two. */
 const copyBelowBytes = 8 * 1024;
@@ -28,8 +29,8 @@ export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOpti
     },
     options,
   );
-  const reader = new MessageReader("SERVER");
-  const take = (message: Buffer) => stream.receive(decodeFrame(message));
+  const reader = new FrameReader({ side: "SERVER", bytes: options?.bytes ?? false });
+  const take = (frame: Frame) => stream.receive(frame);
   http2.on("data", (chunk: Buffer) => {
     try {
       reader.read(chunk, take);
@@ -38,7 +39,8 @@ export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOpti
     }
   });
   http2.once("end", () => {
-    if (stream.writableEnded) stream.receiveEnd();
+    if (!reader.atBoundary) stream.destroy(new AgentError("E_INVALID", "the stream ended within a frame"));
+    else if (stream.writableEnded) stream.receiveEnd();
     else setTimeout(() => stream.receiveEnd(), resetFollowsMs);
   });
   // Somebody who waits for bytes must learn that no more will come.

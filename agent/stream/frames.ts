@@ -12,7 +12,7 @@ export interface Frame {
   readonly frameType: number;
 }
 
-const payloadTag = (1 << 3) | 2;
+export const payloadTag = (1 << 3) | 2;
 const frameTypeTag = 2 << 3;
 const noBytes: Buffer = Buffer.alloc(0);
 

@@ -18,6 +18,8 @@ export function prefixed(message: Uint8Array): Buffer {
   return framed;
 }
 
+const noBytes = Buffer.alloc(0);
+
 /** Cuts the bytes of an HTTP/2 stream into messages; one that lies in a single chunk is not copied. */
 export class MessageReader {
   /** What is there of the next message, with its prefix. */
@@ -39,33 +41,34 @@ export class MessageReader {
   /** @throws AgentError E_LIMIT for a message that is too long, E_UNSUPPORTED for a compressed one. */
   read(chunk: Buffer, take: (message: Buffer) => void): void {
     let rest = chunk;
-    while (rest.length > 0) {
-      if (this.#have > 0) {
-        const missing = this.#need - this.#have;
-        const part = rest.length <= missing ? rest : rest.subarray(0, missing);
-        this.#parts.push(part);
-        this.#have += part.length;
-        rest = rest.subarray(part.length);
-        if (this.#have < this.#need) return;
-        const joined = Buffer.concat(this.#parts, this.#have);
-        this.#parts = [];
-        this.#have = 0;
-        const total = this.#need === prefixBytes ? this.#endOf(joined) : this.#need;
-        if (joined.length < total) this.#keep(joined, total);
-        else this.#finish(joined, take);
-      } else if (rest.length < prefixBytes) {
-        this.#keep(rest, prefixBytes);
-        return;
-      } else {
-        const end = this.#endOf(rest);
-        if (rest.length < end) {
-          this.#keep(rest, end);
-          return;
-        }
-        take(rest.subarray(prefixBytes, end));
-        rest = rest.subarray(end);
-      }
+    while (rest.length > 0) rest = this.readOne(rest, take);
+  }
+
+  /** Reads up to the end of one message. @returns what comes after it. @throws like `read` */
+  readOne(chunk: Buffer, take: (message: Buffer) => void): Buffer {
+    if (this.#have > 0) return this.#continue(chunk, take);
+    const end = chunk.length < prefixBytes ? prefixBytes : this.#endOf(chunk);
+    if (chunk.length < end) {
+      this.#keep(chunk, end);
+      return noBytes;
     }
+    take(chunk.subarray(prefixBytes, end));
+    return chunk.subarray(end);
+  }
+
+  #continue(chunk: Buffer, take: (message: Buffer) => void): Buffer {
+    const part = chunk.subarray(0, this.#need - this.#have);
+    this.#parts.push(part);
+    this.#have += part.length;
+    const rest = chunk.subarray(part.length);
+    if (this.#have < this.#need) return rest;
+    const joined = Buffer.concat(this.#parts, this.#have);
+    this.#parts = [];
+    this.#have = 0;
+    const total = this.#need === prefixBytes ? this.#endOf(joined) : this.#need;
+    if (joined.length < total) this.#keep(joined, total);
+    else this.#finish(joined, take);
+    return rest;
   }
 
   #keep(part: Buffer, need: number): void {

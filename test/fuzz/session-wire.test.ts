@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { AgentError } from "../../agent/driver/errors.ts";
-import { decodeFrame, encodeFrame, frameHeadLength } from "../../agent/stream/frames.ts";
+import { FrameReader } from "../../agent/stream/frame-reader.ts";
+import { decodeFrame, encodeFrame, frameHeadLength, type Frame } from "../../agent/stream/frames.ts";
 import { MessageReader, prefixed } from "../../agent/stream/rpc-messages.ts";
 import { fromWire, toWire } from "../../agent/stream/value.ts";
 import { Value } from "../../proto/gen/google/protobuf/struct.ts";
@@ -66,6 +67,55 @@ test("messages come out whole however the bytes were cut", () => {
     }),
   );
 });
+
+test("frames come out whole however the bytes were cut; where only bytes count, nothing waits for the end of a frame", () => {
+  const frame = fc.record({ payload: fc.uint8Array({ maxLength: 300 }), frameType });
+  const cuts = fc.array(fc.integer({ min: 1, max: 400 }), { minLength: 1 });
+  fc.assert(
+    fc.property(fc.array(frame), cuts, (sent, cuts) => {
+      const all = Buffer.concat(sent.map((each) => prefixed(encodeFrame(each))));
+      const frames: Frame[] = [];
+      const pieces: Frame[] = [];
+      const readers = [
+        { reader: new FrameReader({ side: "SERVER", bytes: false }), got: frames },
+        { reader: new FrameReader({ side: "SERVER", bytes: true }), got: pieces },
+      ];
+      for (const { reader, got } of readers) {
+        for (let at = 0, n = 0; at < all.length; n += 1) {
+          const size = cuts[n % cuts.length] as number;
+          reader.read(all.subarray(at, at + size), (frame) => got.push(frame));
+          at += size;
+        }
+        assert.ok(reader.atBoundary);
+      }
+      assert.deepEqual(
+        frames,
+        sent.map(({ payload, frameType }) => ({ payload: Buffer.from(payload), frameType })),
+      );
+      assert.deepEqual(withoutBoundaries(pieces), withoutBoundaries(frames));
+    }),
+  );
+  const reader = new FrameReader({ side: "SERVER", bytes: true });
+  const begun = prefixed(encodeFrame({ payload: Buffer.alloc(1000, 1), frameType: 0 })).subarray(0, 100);
+  const got: number[] = [];
+  reader.read(begun, ({ payload }) => got.push(payload.length));
+  assert.deepEqual(got, [92]);
+  assert.ok(!reader.atBoundary);
+});
+
+/** DATA payloads joined, with the other frames in their places between them. */
+function withoutBoundaries(frames: readonly Frame[]): (string | Frame)[] {
+  const joined: (string | Frame)[] = [];
+  for (const frame of frames) {
+    if (frame.frameType !== 0) joined.push(frame);
+    else if (frame.payload.length > 0) {
+      const last = joined.at(-1);
+      if (typeof last === "string") joined.pop();
+      joined.push((typeof last === "string" ? last : "") + frame.payload.toString("hex"));
+    }
+  }
+  return joined;
+}
 
 test("any JSON survives a Value on the wire, and any other object fails only as invalid", () => {
   const json = fc.jsonValue({ maxDepth: 6, noUnicodeString: false }).filter((value) => !hasOddKey(value));
