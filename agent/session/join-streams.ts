@@ -59,10 +59,18 @@ export async function joinStreams(client: Duplex, device: Duplex, { lingerMs }: 
   }
 }
 
-/** Copies chunk by chunk; the source rests while the target does not take more. */
+/**
+ * Copies chunk by chunk; the source rests while the target does not take more. What comes in one turn of the event
+ * loop is written at once: a frame of 64 KiB comes in five pieces, and a system call for each costs more than the copy.
+ */
 function copy(from: Duplex, to: Duplex): void {
+  const uncork = () => to.uncork();
   from.on("data", (chunk: unknown) => {
     if (to.destroyed || to.writableEnded) return;
+    if (to.writableCorked === 0) {
+      to.cork();
+      setImmediate(uncork);
+    }
     if (!to.write(chunk)) from.pause();
   });
   to.on("drain", () => from.resume());

@@ -6,6 +6,12 @@ import { AgentError } from "../driver/errors.ts";
 export const connectTimeoutMs = 30_000;
 
 /**
+ * Node would hold 16 KiB for the kernel before it asks the writer to wait: less than one frame, so that each would be
+ * written by itself.
+ */
+const socketOptions = { allowHalfOpen: true, writableHighWaterMark: 1024 * 1024 };
+
+/**
  * Opens a stream socket whose two directions end on their own: our `end()` sends a FIN, the peer's ends our reading.
  * @param where for error texts, e.g. `host:22`
  * @throws AgentError E_TIMEOUT, E_CANCELLED; the system's error (ECONNREFUSED, ENOENT, …)
@@ -17,7 +23,7 @@ export async function dial(
   timeoutMs = connectTimeoutMs,
 ): Promise<Socket> {
   signal.throwIfAborted();
-  const socket = connect({ ...options, allowHalfOpen: true });
+  const socket = connect({ ...options, ...socketOptions });
   // A connection may break between two readers; whoever looks next sees it in `errored`.
   socket.on("error", () => {});
   const giveUp = (error: AgentError) => socket.destroy(error);
