@@ -23,8 +23,8 @@ export interface Exporter {
   readonly startMs: number;
   /** CPU time of all its processes so far, in seconds. */
   cpuSeconds(): number;
-  /** Proportional set size of all its processes, in MiB. */
-  pssMiB(): number;
+  /** Memory of all its processes: with its part of what they share with others, or only what is theirs alone. */
+  memoryMiB(kind: "Pss" | "Private"): number;
   stop(): Promise<void>;
 }
 
@@ -56,7 +56,7 @@ export async function startExporter(side: Side, exported: Record<string, unknown
     port,
     startMs,
     cpuSeconds: () => sum(processTree(child.pid ?? 0), cpuSecondsOf),
-    pssMiB: () => sum(processTree(child.pid ?? 0), pssMiBOf),
+    memoryMiB: (kind) => sum(processTree(child.pid ?? 0), (pid) => memoryMiBOf(pid, kind)),
     stop: async () => {
       // The Python exporter forks; its parent hands signals on to the child's group.
       child.kill("SIGTERM");
@@ -111,7 +111,8 @@ function cpuSecondsOf(pid: number): number {
   return [11, 12, 13, 14].reduce((total, index) => total + Number(fields[index]), 0) / 100;
 }
 
-function pssMiBOf(pid: number): number {
-  const match = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"));
-  return Number(match?.[1] ?? 0) / 1024;
+function memoryMiBOf(pid: number, kind: "Pss" | "Private"): number {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  const lines = rollup.matchAll(kind === "Pss" ? /^Pss:\s+(\d+) kB/gm : /^Private_(?:Clean|Dirty):\s+(\d+) kB/gm);
+  return [...lines].reduce((total, [, kilobytes]) => total + Number(kilobytes), 0) / 1024;
 }

@@ -1,7 +1,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
+import type { ClientHttp2Stream } from "node:http2";
+import { createServer, type AddressInfo, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -30,6 +31,9 @@ export interface Size {
 
 export const fullSize: Size = { streamMiB: 1024, smallFrameMiB: 64, flashMiB: 512, calls: 6000, tftpMiB: 16 };
 export const quickSize: Size = { streamMiB: 64, smallFrameMiB: 4, flashMiB: 32, calls: 500, tftpMiB: 1 };
+
+/** What starting leaves to do is done then: it counts for the start, not for what is measured after it. */
+const restMs = 3_000;
 
 export type Measure = (side: Side, size: Size) => Promise<Sample[]>;
 
@@ -73,22 +77,21 @@ async function withExporter<T>(
 ): Promise<T> {
   const exporter = await startExporter(side, exported);
   try {
+    await sleep(restMs);
     return await work(exporter);
   } finally {
     await exporter.stop();
   }
 }
 
-/** Spawn to first report, and the memory of an idle exporter 3 s later. */
+/** Spawn to first report, and the memory of an idle exporter some seconds later. */
 export const start: Measure = (side) =>
   withDirectory((directory) =>
-    withExporter(side, aDozen(directory), async (exporter) => {
-      await sleep(3000);
-      return [
-        { name: "start to first GetReport, ms", value: exporter.startMs },
-        { name: "idle memory of all processes (PSS), MiB", value: exporter.pssMiB() },
-      ];
-    }),
+    withExporter(side, aDozen(directory), async (exporter) => [
+      { name: "start to first GetReport, ms", value: exporter.startMs },
+      { name: "idle memory of all processes, PSS, MiB", value: exporter.memoryMiB("Pss") },
+      { name: "the same without pages that others share, USS, MiB", value: exporter.memoryMiB("Private") },
+    ]),
   );
 
 /** DriverCall by h2load, a C client: one after the other, then 32 at once on one connection. */
@@ -139,103 +142,128 @@ function at(sorted: readonly number[], quantile: number): number {
 
 /** Byte streams through TcpNetwork to a sink and from a source, here and over 20 ms of round trip. */
 export const streams: Measure = async (side, size) => {
-  const samples: Sample[] = [];
-  for (const rttMs of [0, 20]) {
-    samples.push(...(await upload(side, size.streamMiB, 65536, rttMs)));
-    samples.push(...(await download(side, size.streamMiB, rttMs)));
-  }
-  samples.push(...(await upload(side, size.smallFrameMiB, 1024, 0)));
-  return samples;
-};
-
-async function upload(side: Side, mebibytes: number, frameBytes: number, rttMs: number): Promise<Sample[]> {
-  const total = mebibytes * MiB;
-  let received = 0;
-  let complete = () => {};
-  const all = new Promise<void>((resolve) => (complete = resolve));
-  const sink = createServer((socket) => {
-    socket.on("data", (chunk) => {
-      received += chunk.length;
-      if (received >= total) complete();
-    });
-  }).listen(0, "127.0.0.1");
-  await once(sink, "listening");
+  const [sink, source] = [await openSink(), await openSource()];
+  const exported = { sink: tcpNetwork(sink.server), source: tcpNetwork(source) };
   try {
-    return await withTcp(side, sink.address() as AddressInfo, rttMs, async (port, exporter) => {
-      const wire = await openWire(port);
-      const stream = await wire?.stream("tcp");
-      if (wire === undefined || stream === undefined) throw new Error("no stream");
-      stream.resume();
-      const { bytes, payloadBytes } = frames(frameBytes);
-      const before = exporter.cpuSeconds();
-      const began = performance.now();
-      for (let sent = 0; sent < total; sent += payloadBytes) {
-        if (!stream.write(bytes)) await once(stream, "drain");
-      }
-      await all;
-      const seconds = (performance.now() - began) / 1000;
-      const cpu = exporter.cpuSeconds() - before;
-      await wire.close();
-      const what = `${frameBytes / 1024} KiB frames up${rttMs > 0 ? ` at ${rttMs} ms` : ""}`;
-      return [
-        { name: `${what}, MB/s`, value: total / 1e6 / seconds },
-        ...(rttMs > 0 ? [] : [{ name: `CPU per GiB, ${what}, s`, value: cpu / (mebibytes / 1024) }]),
+    return await withExporter(side, exported, async (exporter) => {
+      const up = (port: number, mebibytes: number, frameBytes: number) =>
+        measured(exporter, mebibytes, () => upload(port, sink, mebibytes * MiB, frameBytes));
+      const down = (port: number) => measured(exporter, size.streamMiB, () => download(port, size.streamMiB * MiB));
+      await up(exporter.port, size.streamMiB / 4, 65536);
+      const samples = [
+        ...named("64 KiB frames up", await up(exporter.port, size.streamMiB, 65536)),
+        ...named("64 KiB frames down", await down(exporter.port)),
+        ...named("1 KiB frames up", await up(exporter.port, size.smallFrameMiB, 1024)),
       ];
+      await withDelay(exporter.port, 20, async (port) => {
+        samples.push(...named("64 KiB frames up at 20 ms", await up(port, size.streamMiB, 65536)).slice(0, 1));
+        samples.push(...named("64 KiB frames down at 20 ms", await down(port)).slice(0, 1));
+      });
+      return samples;
     });
   } finally {
-    sink.close();
+    sink.server.close();
+    source.close();
   }
+};
+
+interface Transfer {
+  readonly megabytesPerSecond: number;
+  readonly cpuSecondsPerGiB: number;
 }
 
-async function download(side: Side, mebibytes: number, rttMs: number): Promise<Sample[]> {
-  const total = mebibytes * MiB;
+async function measured(exporter: Exporter, mebibytes: number, move: () => Promise<void>): Promise<Transfer> {
+  const before = exporter.cpuSeconds();
+  const began = performance.now();
+  await move();
+  const seconds = (performance.now() - began) / 1000;
+  const cpu = exporter.cpuSeconds() - before;
+  return { megabytesPerSecond: (mebibytes * MiB) / 1e6 / seconds, cpuSecondsPerGiB: cpu / (mebibytes / 1024) };
+}
+
+function named(what: string, { megabytesPerSecond, cpuSecondsPerGiB }: Transfer): Sample[] {
+  return [
+    { name: `${what}, MB/s`, value: megabytesPerSecond },
+    { name: `CPU per GiB, ${what}, s`, value: cpuSecondsPerGiB },
+  ];
+}
+
+interface Sink {
+  readonly server: Server;
+  /** Resolves when so many more bytes have come. */
+  received(bytes: number): Promise<void>;
+}
+
+async function openSink(): Promise<Sink> {
+  let missing = 0;
+  let complete = () => {};
+  const server = createServer((socket) => {
+    socket
+      .on("error", () => {})
+      .on("data", (chunk) => {
+        missing -= chunk.length;
+        if (missing <= 0) complete();
+      });
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const received = (bytes: number) => {
+    missing = bytes;
+    return new Promise<void>((resolve) => (complete = resolve));
+  };
+  return { server, received };
+}
+
+async function openSource(): Promise<Server> {
   const chunk = Buffer.alloc(MiB, 0xa5);
-  const source = createServer((socket) => {
+  const server = createServer((socket) => {
     const push = () => {
       while (socket.write(chunk));
     };
     socket.on("drain", push).on("error", () => {});
     push();
   }).listen(0, "127.0.0.1");
-  await once(source, "listening");
-  try {
-    return await withTcp(side, source.address() as AddressInfo, rttMs, async (port, exporter) => {
-      const wire = await openWire(port);
-      const before = exporter.cpuSeconds();
-      const began = performance.now();
-      const stream = await wire?.stream("tcp");
-      if (wire === undefined || stream === undefined) throw new Error("no stream");
-      // Frames have heads of some 10 bytes, which are counted with their 64 KiB.
-      let received = 0;
-      await new Promise<void>((resolve) => {
-        stream.on("data", (chunk: Buffer) => {
-          received += chunk.length;
-          if (received >= total) resolve();
-        });
-      });
-      const seconds = (performance.now() - began) / 1000;
-      const cpu = exporter.cpuSeconds() - before;
-      await wire.close();
-      const what = `64 KiB frames down${rttMs > 0 ? ` at ${rttMs} ms` : ""}`;
-      return [
-        { name: `${what}, MB/s`, value: total / 1e6 / seconds },
-        ...(rttMs > 0 ? [] : [{ name: `CPU per GiB, ${what}, s`, value: cpu / (mebibytes / 1024) }]),
-      ];
-    });
-  } finally {
-    source.close();
-  }
+  await once(server, "listening");
+  return server;
 }
 
-function withTcp<T>(
-  side: Side,
-  peer: AddressInfo,
-  rttMs: number,
-  work: (port: number, exporter: Exporter) => Promise<T>,
-): Promise<T> {
-  const config = { host: "127.0.0.1", port: peer.port };
-  const exported = { tcp: { type: "jumpstarter_driver_network.driver.TcpNetwork", config } };
-  return withExporter(side, exported, (exporter) => withDelay(exporter.port, rttMs, (port) => work(port, exporter)));
+function tcpNetwork(server: Server) {
+  const { port } = server.address() as AddressInfo;
+  return { type: "jumpstarter_driver_network.driver.TcpNetwork", config: { host: "127.0.0.1", port } };
+}
+
+async function upload(port: number, sink: Sink, bytes: number, frameBytes: number): Promise<void> {
+  await withStream(port, "sink", async (stream) => {
+    stream.resume();
+    const many = frames(frameBytes);
+    const all = sink.received(bytes);
+    for (let sent = 0; sent < bytes; sent += many.payloadBytes) {
+      if (!stream.write(many.bytes)) await once(stream, "drain");
+    }
+    await all;
+  });
+}
+
+async function download(port: number, bytes: number): Promise<void> {
+  await withStream(port, "source", async (stream) => {
+    // Frames have heads of some 10 bytes, which are counted with their 64 KiB.
+    let received = 0;
+    await new Promise<void>((resolve) => {
+      stream.on("data", (chunk: Buffer) => {
+        received += chunk.length;
+        if (received >= bytes) resolve();
+      });
+    });
+  });
+}
+
+async function withStream(port: number, driver: string, use: (stream: ClientHttp2Stream) => Promise<void>) {
+  const wire = await openWire(port);
+  if (wire === undefined) throw new Error("no exporter");
+  try {
+    await use(await wire.stream(driver));
+  } finally {
+    await wire.close();
+  }
 }
 
 /** Puts a delaying proxy in front of a port, in a process of its own. */
@@ -266,6 +294,8 @@ export const flash: Measure = (side, size) =>
         return { cpu: exporter.cpuSeconds() - before, seconds: Number(/^seconds (\S+)$/m.exec(done.stdout)?.[1]) };
       };
       const megabytes = (size.flashMiB * MiB) / 1e6;
+      // Makes the image, and is the first of its kind.
+      await timed(exporter.port, "flash", "raw", String(size.flashMiB));
       const samples: Sample[] = [];
       for (const encoding of ["raw", "gzip", "zstd"]) {
         for (const direction of ["flash", "dump"]) {
