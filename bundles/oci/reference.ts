@@ -59,7 +59,9 @@ export function parseReference(text: string): Reference {
   const host = isHost ? first : "docker.io";
   const { name, tag } = splitTag(isHost ? rest.slice(slash + 1) : rest);
   const repository = host === "docker.io" && !name.includes("/") ? `library/${name}` : name;
-  if (!hostPattern.test(host)) throw invalid(text, "the registry's host is malformed");
+  // The pattern takes names that no URL can have: one whose last label is a number would be an IPv4 address.
+  if (!hostPattern.test(host) || !URL.canParse(`https://${host}/`))
+    throw invalid(text, "the registry's host is malformed");
   if (!repositoryPattern.test(repository))
     throw invalid(text, "the repository is malformed (lower case letters, digits, . _ - /)");
   if (tag !== undefined && !tagPattern.test(tag)) throw invalid(text, "the tag is malformed");
