@@ -22,10 +22,11 @@ export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
     const counts = join(scratch, "counts.json");
     // Suites that drive whole boards or processes share ports and cores: their files run one after the other.
     const serial = /unit|fuzz/.test(name) ? [] : ["--test-concurrency=1"];
+    const seed = process.env.CI ? ["--import", "./scripts/fixed-seed.mjs"] : [];
     const [command, ...words] = node;
     const runner = spawnSync(
       command,
-      [...words, "--import", "tsx", "--test", "--test-timeout=600000", ...serial]
+      [...words, "--import", "tsx", ...seed, "--test", "--test-timeout=600000", ...serial]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
