@@ -23,20 +23,24 @@ export interface RouterStreamOptions {
    * True if boundaries mean nothing to this stream: long chunks are cut, and chunks that wait are sent as one frame.
    */
   readonly bytes?: boolean;
+  /** Where long chunks are cut. Python's clients and the router take messages of 4 MiB at most. */
+  readonly largestFrameBytes?: number;
 }
 
-/** Python's clients and the router take 4 MiB at most; 64 KiB is what everyone sends. */
-export const largestFrameBytes = 64 * 1024;
+/** What everyone sends. */
+const usualFrameBytes = 64 * 1024;
 
 export class RouterStream extends Duplex {
   readonly #carrier: Carrier;
   readonly #bytes: boolean;
+  readonly #largestFrameBytes: number;
   #ended = false;
 
   constructor(carrier: Carrier, options: RouterStreamOptions = {}) {
     super({ objectMode: true, highWaterMark: 16, allowHalfOpen: true });
     this.#carrier = carrier;
     this.#bytes = options.bytes ?? false;
+    this.#largestFrameBytes = options.largestFrameBytes ?? usualFrameBytes;
   }
 
   /** For the carrier: a frame has come. PING, empty and unknown frames mean nothing. */
@@ -76,7 +80,9 @@ export class RouterStream extends Duplex {
   }
 
   #send(chunks: readonly Uint8Array[], done: (error?: Error | null) => void): void {
-    const payloads = this.#bytes ? asFrames(chunks) : chunks.filter((chunk) => chunk.length > 0);
+    const payloads = this.#bytes
+      ? asFrames(chunks, this.#largestFrameBytes)
+      : chunks.filter((chunk) => chunk.length > 0);
     if (payloads.length === 0) done();
     else this.#carrier.send(payloads, frameTypes.DATA, done);
   }
@@ -96,8 +102,8 @@ export class RouterStream extends Duplex {
 
 const noBytes = Buffer.alloc(0);
 
-/** Joins small chunks and cuts large ones, so that each frame has up to 64 KiB. */
-function asFrames(chunks: readonly Uint8Array[]): Uint8Array[] {
+/** Joins small chunks and cuts large ones. */
+function asFrames(chunks: readonly Uint8Array[], largestFrameBytes: number): Uint8Array[] {
   const frames: Uint8Array[] = [];
   let small: Uint8Array[] = [];
   let smallBytes = 0;

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -28,8 +28,15 @@ export interface Exporter {
   stop(): Promise<void>;
 }
 
-/** Starts one side with the given `export:` map and waits for its first report. */
-export async function startExporter(side: Side, exported: Record<string, unknown>): Promise<Exporter> {
+/**
+ * Starts one side with the given `export:` map and waits for its first report.
+ * @param alone gives the agent a program file of its own: the bench is Node too, and shares the pages of one with it
+ */
+export async function startExporter(
+  side: Side,
+  exported: Record<string, unknown>,
+  { alone = false } = {},
+): Promise<Exporter> {
   const directory = mkdtempSync(join(tmpdir(), "jmp-agent-bench-"));
   const config = join(directory, "exporter.yaml");
   const document = {
@@ -41,12 +48,14 @@ export async function startExporter(side: Side, exported: Record<string, unknown
     export: exported,
   };
   writeFileSync(config, stringify(document));
+  const node = alone ? join(directory, "node") : process.execPath;
+  if (alone) copyFileSync(process.execPath, node);
   const port = await freePort();
   const words = ["run", "--exporter-config", config, "--tls-grpc-listener", `127.0.0.1:${port}`, "--tls-grpc-insecure"];
   const started = performance.now();
   const child =
     side === "agent"
-      ? spawn(process.execPath, ["dist/jmp-agent.js", ...words], { stdio: "ignore" })
+      ? spawn(node, ["dist/jmp-agent.js", ...words], { stdio: "ignore" })
       : spawn(clientProgram(peerVersion, "jmp"), words, { stdio: "ignore", detached: true });
   const wire = await firstReport(child, port);
   const startMs = performance.now() - started;
