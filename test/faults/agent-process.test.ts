@@ -30,7 +30,8 @@ test(
       assert.ok(error.message.includes(device), error.message);
       return true;
     });
-    assert.match(agent.output(), /serial is offline: .*ttyUSB0/);
+    // The log is written in batches.
+    await eventually("the log says so", () => /serial is offline: .*ttyUSB0/.test(agent.output()));
     await client.find("power")?.as(power).on();
 
     const socat = spawn("socat", [`pty,rawer,link=${device}`, "exec:cat"], { stdio: "ignore" });
