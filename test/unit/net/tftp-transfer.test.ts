@@ -111,10 +111,14 @@ test("the ACK before a window, again, starts it anew: once", async (t) => {
 });
 
 test("an ACK that comes sooner than any answer could is an echo", async (t) => {
-  const { ack, look } = await transferOf(t, 40, 4, buildOack([["windowsize", "4"]]));
-  assert.deepEqual(look(), ["OACK windowsize=4"]);
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  if (look().length > 0) return t.skip("the machine is too slow: the OACK was repeated");
+  // On a slow machine the timer may repeat the OACK meanwhile, which is another story: begin again.
+  let transfer;
+  do {
+    transfer = await transferOf(t, 40, 4, buildOack([["windowsize", "4"]]));
+    assert.deepEqual(transfer.look(), ["OACK windowsize=4"]);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  } while (transfer.look().length > 0);
+  const { ack, look } = transfer;
   ack(0);
   ack(0);
   ack(0);
