@@ -5,6 +5,7 @@ import { toAgentError } from "../driver/errors.ts";
 import { LogBus, type Logger, type Severity } from "../driver/log.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { serve, type Served } from "../session/server.ts";
+import { createDirectSession, type Session } from "../session/session.ts";
 import { defineCommand } from "./command.ts";
 import { demandExporterConfig, exporterOptions, loadExporterConfig } from "./exporter-config.ts";
 import { listenerOptions, readListeners, type Listeners } from "./listeners.ts";
@@ -76,17 +77,15 @@ async function runExporter(config: ExporterConfig, listeners: Listeners, logs: L
   const exporter = await createExporter({
     name: config.metadata.name,
     description: config.description ?? undefined,
-    motd: config.motd ?? undefined,
     export: config.export,
     logs,
-    ready: false,
   });
   const served: Served[] = [];
   try {
     await exporter.tree.reset();
-    exporter.status.set("LEASE_READY", "Ready for commands");
-    if (listeners.unix !== undefined) served.push(await serveOnSocket(exporter, listeners.unix));
-    if (listeners.tcp !== undefined) served.push(await serve(exporter, listeners.tcp));
+    const session = createDirectSession(exporter, { motd: config.motd ?? undefined });
+    if (listeners.unix !== undefined) served.push(await serveOnSocket(session, listeners.unix));
+    if (listeners.tcp !== undefined) served.push(await serve(session, listeners.tcp));
     announce(config.metadata.name, listeners, log);
     const { signal, exitCode } = await Promise.race([stop.requested, broken]);
     log.info(`${signal}: stopping`);
@@ -96,11 +95,11 @@ async function runExporter(config: ExporterConfig, listeners: Listeners, logs: L
   }
 }
 
-async function serveOnSocket(exporter: Exporter, path: string): Promise<Served> {
+async function serveOnSocket(session: Session, path: string): Promise<Served> {
   // Nobody else may connect, not even between bind and chmod.
   const umask = process.umask(0o177);
   try {
-    return await serve(exporter, { unix: path });
+    return await serve(session, { unix: path });
   } finally {
     process.umask(umask);
   }

@@ -22,11 +22,12 @@ import type { Exporter } from "./exporter.ts";
 import type { Limit } from "./limit.ts";
 import { report } from "./report.ts";
 import type { RpcMethod, StreamingRpc, UnaryRpc } from "./rpc-server.ts";
+import type { Session } from "./session.ts";
 import { exporterStates, type Caller } from "./status.ts";
 
-/** What the methods of a session know of it. */
-export interface Session {
-  readonly exporter: Exporter;
+/** A session as one listener serves it. */
+export interface Service {
+  readonly session: Session;
   /** Who uses this listener. */
   readonly caller: Caller;
   /** Calls that may run at once. */
@@ -42,20 +43,21 @@ export interface Session {
 const servicePath = "/jumpstarter.v1.ExporterService";
 
 /** jumpstarter.v1.ExporterService, by path. */
-export function exporterService(session: Session): Map<string, RpcMethod> {
+export function exporterService(service: Service): Map<string, RpcMethod> {
+  const { session } = service;
   const { exporter } = session;
 
   const getReport: UnaryRpc<Empty, GetReportResponse> = {
     kind: "unary",
     ...codec(Empty, GetReportResponse),
-    handle: () => report(exporter),
+    handle: () => report(exporter, session.motd),
   };
 
   const getStatus: UnaryRpc<GetStatusRequest, GetStatusResponse> = {
     kind: "unary",
     ...codec(GetStatusRequest, GetStatusResponse),
     handle: () => {
-      const { state, previous, message, version } = exporter.status;
+      const { state, previous, message, version } = session.status;
       return {
         status: exporterStates[state],
         message,
@@ -69,8 +71,8 @@ export function exporterService(session: Session): Map<string, RpcMethod> {
     kind: "unary",
     ...codec(DriverCallRequest, DriverCallResponse),
     handle: async (request, rpc) => {
-      const driver = admit(session, request.uuid);
-      const release = session.calls.enter();
+      const driver = admit(service, request.uuid);
+      const release = service.calls.enter();
       const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       try {
@@ -90,8 +92,8 @@ export function exporterService(session: Session): Map<string, RpcMethod> {
     kind: "streaming",
     ...codec(StreamingDriverCallRequest, StreamingDriverCallResponse),
     handle: async function* (request, rpc) {
-      const driver = admit(session, request.uuid);
-      const release = session.calls.enter();
+      const driver = admit(service, request.uuid);
+      const release = service.calls.enter();
       const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       const operation = beginOperation(driver, request.method);
@@ -114,14 +116,13 @@ export function exporterService(session: Session): Map<string, RpcMethod> {
   const logStream: StreamingRpc<Empty, LogStreamResponse> = {
     kind: "streaming",
     ...codec(Empty, LogStreamResponse),
-    handle: (_request, rpc) => exporter.logRing.read(AbortSignal.any([rpc.signal, session.closing])),
+    handle: (_request, rpc) => session.logRing.read(AbortSignal.any([rpc.signal, service.closing])),
   };
 
   const endSession: UnaryRpc<EndSessionRequest, EndSessionResponse> = {
     kind: "unary",
     ...codec(EndSessionRequest, EndSessionResponse),
-    // In direct mode there is no lease to end, and the next client must find the exporter ready.
-    handle: () => ({ success: true, message: "Session ended, the exporter stays ready" }),
+    handle: () => session.endSession(),
   };
 
   const reset: UnaryRpc<ResetRequest, ResetResponse> = {
@@ -156,8 +157,8 @@ function codec<Request, Response>(request: Message<Request>, response: Message<R
 }
 
 /** Finds the driver of a call, if the caller may call it now. */
-export function admit(session: Session, uuid: string): LiveDriver {
-  session.exporter.status.admit(session.caller);
+export function admit({ session, caller }: Service, uuid: string): LiveDriver {
+  session.status.admit(caller);
   const { tree } = session.exporter;
   const driver = tree.byUuid(uuid) ?? tree.byUuid(canonicalUuid(uuid));
   // Not NOT_FOUND: clients take that for a missing method. The text is the Python exporter's.

@@ -9,19 +9,14 @@ import { planTree } from "../driver/plan.ts";
 import { callsOn, DriverTree, type LiveDriver } from "../driver/tree.ts";
 import { ResourceTable, type ResourceOptions } from "../stream/resources.ts";
 import { CallScope } from "./call-scope.ts";
-import { LogRing } from "./log-stream.ts";
-import { SessionStatus } from "./status.ts";
 
 export interface ExporterOptions {
   readonly name: string;
   readonly description?: string | undefined;
-  readonly motd?: string | undefined;
   readonly export: Readonly<Record<string, Entry>>;
   readonly logs?: LogBus | undefined;
   /** Where driver types are looked up; the shipped ones unless given. */
   readonly catalog?: Catalog | undefined;
-  /** False if somebody will set the status later, when the lease's hooks have run. */
-  readonly ready?: boolean | undefined;
   readonly resources?: ResourceOptions | undefined;
 }
 
@@ -29,12 +24,9 @@ export interface ExporterOptions {
 export interface Exporter {
   readonly name: string;
   readonly uuid: string;
-  motd: string;
   readonly logs: LogBus;
   readonly tree: DriverTree;
-  readonly status: SessionStatus;
   readonly resources: ResourceTable;
-  readonly logRing: LogRing;
   /** Typed calls on the driver with this dotted path (empty: the root). @throws AgentError E_CONFIG */
   calls<I extends Interface>(path: string, wanted: I, options?: { signal?: AbortSignal }): Calls<I>;
   /** Begins a method call on a driver; `done` closes what it left open. */
@@ -57,7 +49,6 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     const text = planned.problems.map(({ path, message }) => `${path.join(".")}: ${message}`).join("\n");
     throw new AgentError("E_CONFIG", text);
   }
-  const logRing = new LogRing(logs);
   const resources = new ResourceTable(options.resources);
   const beginCall: Exporter["beginCall"] = (driver, caller) => {
     const call = new CallScope(resources, driver.log, caller);
@@ -68,12 +59,9 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     beginCall,
     lend: (_driver, source) => resources.lend(source, null),
   });
-  const status = new SessionStatus();
-  status.set("AVAILABLE", "");
   const close = async () => {
     await tree.close();
     resources.close();
-    logRing.close();
   };
   try {
     await tree.open();
@@ -81,16 +69,12 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     await close();
     throw error;
   }
-  if (options.ready ?? true) status.set("LEASE_READY", "Ready for commands");
   return {
     name: options.name,
     uuid: randomUUID(),
-    motd: options.motd ?? "",
     logs,
     tree,
-    status,
     resources,
-    logRing,
     beginCall,
     calls: (path, wanted, callOptions) => callsOn(find(tree, path), tree, wanted, callOptions),
     close,

@@ -5,12 +5,11 @@ import type { LiveDriver } from "../driver/tree.ts";
 export interface Reported {
   readonly name: string;
   readonly uuid: string;
-  readonly motd: string;
   readonly tree: { readonly root: LiveDriver };
 }
 
 /** The tree as clients rebuild it: parents before children, a driver once for each of its names. */
-export function report(exporter: Reported): GetReportResponse {
+export function report(exporter: Reported, motd = ""): GetReportResponse {
   const reports: DriverInstanceReport[] = [];
   const add = (driver: LiveDriver, name: string | undefined, parentUuid: string | undefined) => {
     const { planned } = driver;
@@ -34,6 +33,6 @@ export function report(exporter: Reported): GetReportResponse {
     labels: { "jumpstarter.dev/name": exporter.name },
     reports,
     alternativeEndpoints: [],
-    motd: exporter.motd,
+    motd,
   };
 }

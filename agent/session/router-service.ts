@@ -3,7 +3,7 @@ import { AgentError, describeZodError } from "../driver/errors.ts";
 import { invokeStream } from "../driver/invoke.ts";
 import type { LiveDriver } from "../driver/tree.ts";
 import { supportsEncoding } from "../stream/codecs.ts";
-import { admit, type Session } from "./exporter-service.ts";
+import { admit, type Service } from "./exporter-service.ts";
 import { streamOfRpc } from "./frame-carrier.ts";
 import { joinStreams } from "./join-streams.ts";
 import type { RpcCall } from "./rpc-call.ts";
@@ -20,13 +20,13 @@ const streamRequest = z.discriminatedUnion("kind", [
 ]);
 
 /** jumpstarter.v1.RouterService as a session serves it: streams of drivers, and resources lent to calls. */
-export function routerService(session: Session): Map<string, RpcMethod> {
+export function routerService(service: Service): Map<string, RpcMethod> {
   const handle = async (call: RpcCall) => {
     const request = parseRequest(call.headers["request"]);
-    const release = session.streams.enter();
+    const release = service.streams.enter();
     try {
-      if (request.kind === "driver") await serveDriver(session, call, request.uuid, request.method);
-      else await serveResource(session, call, request.uuid, request.x_jmp_content_encoding);
+      if (request.kind === "driver") await serveDriver(service, call, request.uuid, request.method);
+      else await serveResource(service, call, request.uuid, request.x_jmp_content_encoding);
     } finally {
       release();
     }
@@ -47,14 +47,14 @@ function parseRequest(header: string | string[] | undefined): z.output<typeof st
   throw new AgentError("E_FAILED", `metadata \`request\` is not valid: ${describeZodError(parsed.error)}`);
 }
 
-async function serveDriver(session: Session, rpc: RpcCall, uuid: string, method: string): Promise<void> {
-  const driver = admit(session, uuid);
-  const { call, done } = session.exporter.beginCall(driver, rpc);
+async function serveDriver(service: Service, rpc: RpcCall, uuid: string, method: string): Promise<void> {
+  const driver = admit(service, uuid);
+  const { call, done } = service.session.exporter.beginCall(driver, rpc);
   try {
     const opened = await invokeStream(driver, method, call);
     rpc.sendMetadata();
     const client = streamOfRpc(rpc.stream, { bytes: !opened.readableObjectMode });
-    await joinStreams(client, opened, { lingerMs: halfCloses(driver, method) ? undefined : session.lingerMs });
+    await joinStreams(client, opened, { lingerMs: halfCloses(driver, method) ? undefined : service.lingerMs });
   } finally {
     done();
   }
@@ -68,13 +68,13 @@ function halfCloses(driver: LiveDriver, method: string): boolean {
 /** The Python client spends its time per frame: it takes a dump in 512 KiB frames 1.6 times as fast as in the usual 64. */
 const resourceFrameBytes = 512 * 1024;
 
-async function serveResource(session: Session, rpc: RpcCall, uuid: string, requested: string | null): Promise<void> {
-  admit(session, uuid);
+async function serveResource(service: Service, rpc: RpcCall, uuid: string, requested: string | null): Promise<void> {
+  admit(service, uuid);
   // Asked for an encoding we lack, we say so by leaving out the key, and the client converts by itself.
   const encoding = contentEncodings.find((known) => known === requested && supportsEncoding(known)) ?? null;
   const stream = streamOfRpc(rpc.stream, { bytes: true, largestFrameBytes: resourceFrameBytes });
   const ended = new Promise<void>((resolve) => stream.once("close", resolve));
-  const handle = session.exporter.resources.lend(stream, encoding);
+  const handle = service.session.exporter.resources.lend(stream, encoding);
   rpc.sendMetadata({
     resource: JSON.stringify(handle),
     ...(requested !== null && encoding === null ? {} : { x_jmp_accept_encoding: encoding ?? "" }),

@@ -2,13 +2,14 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { chmod } from "node:fs/promises";
 import type { IncomingHttpHeaders } from "node:http2";
 import type { ListenOptions } from "node:net";
+import type { Duplex } from "node:stream";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { Logger } from "../driver/log.ts";
-import type { Exporter } from "./exporter.ts";
-import { exporterService, type Session } from "./exporter-service.ts";
+import { exporterService, type Service } from "./exporter-service.ts";
 import { Limit } from "./limit.ts";
 import { routerService } from "./router-service.ts";
 import { RpcServer } from "./rpc-server.ts";
+import type { Session } from "./session.ts";
 import type { Caller } from "./status.ts";
 import { removeDeadSocket } from "./unix-socket.ts";
 
@@ -23,7 +24,7 @@ export interface SessionLimits {
 interface CommonOptions {
   /** `hook` for the private socket of lease hooks, which may call drivers while a hook runs. */
   readonly caller?: Caller;
-  readonly limits?: SessionLimits;
+  readonly limits?: SessionLimits | undefined;
   /** How long a stream to a serial port and its like outlives its client's end without output. */
   readonly lingerMs?: number;
 }
@@ -52,29 +53,22 @@ export interface Served {
   close(graceMs?: number): Promise<void>;
 }
 
-/** Serves an exporter's session. @throws AgentError E_IO if the address cannot be had */
-export async function serve(exporter: Exporter, listener: UnixListener | TcpListener): Promise<Served> {
-  const closing = new AbortController();
-  const session: Session = {
-    exporter,
-    caller: listener.caller ?? "client",
-    calls: new Limit(listener.limits?.calls ?? 256, "driver calls"),
-    streams: new Limit(listener.limits?.streams ?? 512, "byte streams"),
-    lingerMs: listener.lingerMs ?? 10_000,
-    closing: closing.signal,
-  };
-  const passphrase = "unix" in listener ? undefined : listener.passphrase;
-  const log = exporter.logs.logger({ source: "system", logger: "session" });
-  const server = new RpcServer(new Map([...exporterService(session), ...routerService(session)]), {
-    log,
-    tls: "unix" in listener ? undefined : listener.tls,
-    admit: passphrase === undefined ? () => {} : demandPassphrase(passphrase, log),
-    ...(listener.limits?.connections === undefined ? {} : { maxConnections: listener.limits.connections }),
-  });
-  const close = (graceMs = 1_000) => {
-    closing.abort();
-    return server.close(graceMs);
-  };
+/** A session that is served to connections which come some other way than through a listener. */
+export interface ServedTunnels {
+  /** Serves one connection: the bytes of a client's HTTP/2. */
+  inject(connection: Duplex): void;
+  close(graceMs?: number): Promise<void>;
+}
+
+/** Serves a session to connections that are handed in. */
+export function serveTunnels(session: Session, options: CommonOptions = {}): ServedTunnels {
+  const { server, close } = createServer(session, options);
+  return { inject: (connection) => server.inject(connection), close };
+}
+
+/** Serves a session on an address. @throws AgentError E_IO if the address cannot be had */
+export async function serve(session: Session, listener: UnixListener | TcpListener): Promise<Served> {
+  const { server, close } = createServer(session, listener);
   if ("unix" in listener) {
     await removeDeadSocket(listener.unix);
     await listen(server, { path: listener.unix });
@@ -86,6 +80,30 @@ export async function serve(exporter: Exporter, listener: UnixListener | TcpList
   const port = bound !== null && typeof bound === "object" ? bound.port : listener.port;
   const host = listener.host.includes(":") && !listener.host.startsWith("[") ? `[${listener.host}]` : listener.host;
   return { address: `${host}:${port}`, port, close };
+}
+
+function createServer(session: Session, options: CommonOptions & Partial<TcpListener>) {
+  const closing = new AbortController();
+  const service: Service = {
+    session,
+    caller: options.caller ?? "client",
+    calls: new Limit(options.limits?.calls ?? 256, "driver calls"),
+    streams: new Limit(options.limits?.streams ?? 512, "byte streams"),
+    lingerMs: options.lingerMs ?? 10_000,
+    closing: closing.signal,
+  };
+  const log = session.exporter.logs.logger({ source: "system", logger: "session" });
+  const server = new RpcServer(new Map([...exporterService(service), ...routerService(service)]), {
+    log,
+    tls: options.tls,
+    admit: options.passphrase === undefined ? () => {} : demandPassphrase(options.passphrase, log),
+    ...(options.limits?.connections === undefined ? {} : { maxConnections: options.limits.connections }),
+  });
+  const close = (graceMs = 1_000) => {
+    closing.abort();
+    return server.close(graceMs);
+  };
+  return { server, close };
 }
 
 async function listen(server: RpcServer, where: ListenOptions): Promise<void> {

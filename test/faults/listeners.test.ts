@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { createExporter } from "../../agent/session/exporter.ts";
 import { serve } from "../../agent/session/server.ts";
+import { createDirectSession } from "../../agent/session/session.ts";
 import { scratch } from "../sim/agent.ts";
 import { createRig } from "../sim/rig.ts";
 import { failure, WireClient } from "../sim/wire.ts";
@@ -17,7 +18,7 @@ test("a file that stands at the socket's path is left alone", async (t) => {
   t.after(() => exporter.close());
   const path = join(scratch(t), "notes.txt");
   writeFileSync(path, "mine");
-  await assert.rejects(serve(exporter, { unix: path }), {
+  await assert.rejects(serve(createDirectSession(exporter), { unix: path }), {
     code: "E_IO",
     message: `${path} exists and is not a socket`,
   });
@@ -27,7 +28,7 @@ test("a file that stands at the socket's path is left alone", async (t) => {
 test("one connection too many is told why, and the others are served on", async (t) => {
   const rig = createRig();
   const exporter = await createExporter({ name: "test", export: { rig: rig.entry }, catalog: rig.catalog });
-  const served = await serve(exporter, { host: "127.0.0.1", port: 0, limits: { connections: 2 } });
+  const served = await serve(createDirectSession(exporter), { host: "127.0.0.1", port: 0, limits: { connections: 2 } });
   t.after(async () => {
     await served.close(0);
     await exporter.close();

@@ -11,6 +11,7 @@ import { defineInterface, unary } from "../../agent/driver/interface.ts";
 import { compositeType } from "../../agent/driver/plan.ts";
 import { createExporter } from "../../agent/session/exporter.ts";
 import { serve } from "../../agent/session/server.ts";
+import { createDirectSession } from "../../agent/session/session.ts";
 import composite from "../../boards/composite/driver.ts";
 import { scratch } from "../sim/agent.ts";
 import { failure, WireClient } from "../sim/wire.ts";
@@ -43,7 +44,7 @@ test("a call and a close that never end do not hold up the end", async (t) => {
   const catalog = catalogOf(() => ({ methods: { hang: () => never }, close: () => never }));
   const exporter = await createExporter({ name: "test", export: drivers, catalog });
   const path = join(scratch(t), "s");
-  const served = await serve(exporter, { unix: path });
+  const served = await serve(createDirectSession(exporter), { unix: path });
   const client = new WireClient(t, path);
   const hanging = failure(client.call(await client.uuid("device"), "hang"));
   const errors: string[] = [];

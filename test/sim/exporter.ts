@@ -5,13 +5,14 @@ import type { TestContext } from "node:test";
 import type { Entry } from "../../agent/driver/entry.ts";
 import { createExporter, type Exporter, type ExporterOptions } from "../../agent/session/exporter.ts";
 import { serve } from "../../agent/session/server.ts";
+import { createDirectSession, type Session } from "../../agent/session/session.ts";
 
 /** An exporter of these drivers on a private unix socket; both end with the test. */
 export async function startExporter(
   t: TestContext,
   drivers: Record<string, Entry>,
-  options: Partial<Omit<ExporterOptions, "export">> = {},
-): Promise<{ exporter: Exporter; socketPath: string }> {
+  { motd, ...options }: Partial<Omit<ExporterOptions, "export">> & { motd?: string } = {},
+): Promise<{ exporter: Exporter; session: Session; socketPath: string }> {
   const folder = await mkdtemp(join(tmpdir(), "jmp-agent-"));
   const closers = [() => rm(folder, { recursive: true, force: true })];
   t.after(async () => {
@@ -20,7 +21,8 @@ export async function startExporter(
   const exporter = await createExporter({ name: "test", ...options, export: drivers });
   closers.push(() => exporter.close());
   const socketPath = join(folder, "socket");
-  const served = await serve(exporter, { unix: socketPath });
+  const session = createDirectSession(exporter, { motd });
+  const served = await serve(session, { unix: socketPath });
   closers.push(() => served.close(0));
-  return { exporter, socketPath };
+  return { exporter, session, socketPath };
 }

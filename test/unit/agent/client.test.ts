@@ -18,6 +18,7 @@ import type { AgentError } from "../../../agent/driver/errors.ts";
 import { defineInterface, streaming, unary } from "../../../agent/driver/interface.ts";
 import { createExporter } from "../../../agent/session/exporter.ts";
 import { serve } from "../../../agent/session/server.ts";
+import { createDirectSession } from "../../../agent/session/session.ts";
 import { power } from "../../../boards/power/interface.ts";
 import * as z from "zod";
 import { startExporter } from "../../sim/exporter.ts";
@@ -216,7 +217,7 @@ test("destroying a stream closes the driver's; a session that ends breaks the st
   const rig = createRig();
   const exporter = await createExporter({ name: "test", export: { rig: rig.entry }, catalog: rig.catalog });
   t.after(() => exporter.close());
-  const served = await serve(exporter, { host: "127.0.0.1", port: 0 });
+  const served = await serve(createDirectSession(exporter), { host: "127.0.0.1", port: 0 });
   const client = await connect({ host: served.address, insecure: true });
   t.after(() => client.close());
   const node = client.find("rig");
@@ -375,7 +376,12 @@ test("over TCP a passphrase and TLS with the exporter's own authority are unders
   const exporter = await createExporter({ name: "test", export: { power: mockPower } });
   t.after(() => exporter.close());
   const tls = { cert: ca, key: await readFile(key, "utf8") };
-  const served = await serve(exporter, { host: "127.0.0.1", port: 0, tls, passphrase: "correct horse" });
+  const served = await serve(createDirectSession(exporter), {
+    host: "127.0.0.1",
+    port: 0,
+    tls,
+    passphrase: "correct horse",
+  });
   t.after(() => served.close(0));
   const host = `localhost:${served.port ?? 0}`;
   const client = await connect({ host, ca, passphrase: "correct horse" });
@@ -407,7 +413,7 @@ test("a connection that was lost is made again by the next call", async (t) => {
   const rig = createRig();
   const exporter = await createExporter({ name: "test", export: { rig: rig.entry }, catalog: rig.catalog });
   t.after(() => exporter.close());
-  const first = await serve(exporter, { host: "127.0.0.1", port: 0 });
+  const first = await serve(createDirectSession(exporter), { host: "127.0.0.1", port: 0 });
   const port = first.port ?? 0;
   const client = await connect({ host: first.address, insecure: true });
   t.after(() => client.close());
@@ -415,7 +421,7 @@ test("a connection that was lost is made again by the next call", async (t) => {
   await eventually("the call runs", () => rig.state.running === 1);
   await Promise.all([assert.rejects(async () => waiting), first.close(0)]);
   await assert.rejects(async () => client.find("rig")?.call("add", [1]), code("E_CONNECTION", /refused/));
-  const second = await serve(exporter, { host: "127.0.0.1", port });
+  const second = await serve(createDirectSession(exporter), { host: "127.0.0.1", port });
   t.after(() => second.close(0));
   assert.equal(await client.find("rig")?.call("add", [1]), 2);
 });

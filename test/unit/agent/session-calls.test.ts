@@ -7,6 +7,7 @@ import { createConnection } from "node:net";
 import { test, type TestContext } from "node:test";
 import { createExporter } from "../../../agent/session/exporter.ts";
 import { serve } from "../../../agent/session/server.ts";
+import { createDirectSession } from "../../../agent/session/session.ts";
 import { windowFor } from "../../../agent/session/windows.ts";
 import { startExporter } from "../../sim/exporter.ts";
 import { createRig, eventually } from "../../sim/rig.ts";
@@ -14,9 +15,9 @@ import { ended, failure, Metadata, WireClient } from "../../sim/wire.ts";
 
 async function start(t: TestContext) {
   const rig = createRig();
-  const { exporter, socketPath } = await startExporter(t, { rig: rig.entry }, { catalog: rig.catalog });
+  const { exporter, session, socketPath } = await startExporter(t, { rig: rig.entry }, { catalog: rig.catalog });
   const client = new WireClient(t, socketPath);
-  return { ...rig, exporter, socketPath, client, uuid: await client.uuid("rig") };
+  return { ...rig, exporter, session, socketPath, client, uuid: await client.uuid("rig") };
 }
 
 test("the report lists parents before children and a proxied driver once for each name", async (t) => {
@@ -189,14 +190,14 @@ test("a deadline ends the call and aborts its driver", async (t) => {
 });
 
 test("calls are refused unless the lease is ready; the hooks' socket may call while hooks run", async (t) => {
-  const { client, uuid, exporter, socketPath } = await start(t);
-  const hooks = await serve(exporter, { unix: `${socketPath}-hook`, caller: "hook" });
+  const { client, uuid, session, socketPath } = await start(t);
+  const hooks = await serve(session, { unix: `${socketPath}-hook`, caller: "hook" });
   t.after(() => hooks.close(0));
   const hook = new WireClient(t, `${socketPath}-hook`);
   const allowed = { BEFORE_LEASE_HOOK: [hook], LEASE_READY: [client, hook], AFTER_LEASE_HOOK: [hook] } as const;
   const states = ["AVAILABLE", "OFFLINE", "BEFORE_LEASE_HOOK_FAILED", "AFTER_LEASE_HOOK_FAILED"] as const;
   for (const state of [...(Object.keys(allowed) as (keyof typeof allowed)[]), ...states]) {
-    exporter.status.set(state, "");
+    session.status.set(state, "");
     for (const caller of [client, hook]) {
       const text = `Exporter not ready for driver calls (status: ${state})`;
       if ((allowed as Record<string, readonly WireClient[]>)[state]?.includes(caller)) {
@@ -214,7 +215,7 @@ test("calls are refused unless the lease is ready; the hooks' socket may call wh
 });
 
 test("the status tells version and previous state, and an ended session stays ready", async (t) => {
-  const { client, exporter } = await start(t);
+  const { client, session } = await start(t);
   const first = await client.status();
   assert.deepEqual(
     [first.status, first.message, first.statusVersion, first.previousStatus],
@@ -224,8 +225,8 @@ test("the status tells version and previous state, and an ended session stays re
     client.exporter.endSession({}, (error, response) => (error ? reject(error) : resolve(response))),
   );
   assert.equal(success, true);
-  assert.equal(exporter.status.state, "LEASE_READY");
-  exporter.status.set("LEASE_READY", "again");
+  assert.equal(session.status.state, "LEASE_READY");
+  session.status.set("LEASE_READY", "again");
   const second = await client.status();
   assert.deepEqual([second.status, second.statusVersion, second.previousStatus], [4, 3n, 4]);
   const reset = new Promise((resolve, reject) =>
@@ -238,7 +239,7 @@ test("over TCP every RPC needs the passphrase; unix sockets do not", async (t) =
   const { exporter } = await start(t);
   const warnings: string[] = [];
   exporter.logs.subscribe(({ severity, message }) => severity === "WARNING" && warnings.push(message));
-  const served = await serve(exporter, { host: "127.0.0.1", port: 0, passphrase: "sesame" });
+  const served = await serve(createDirectSession(exporter), { host: "127.0.0.1", port: 0, passphrase: "sesame" });
   t.after(() => served.close(0));
   const metadata = new Metadata();
   metadata.set("x-jumpstarter-passphrase", "sesame");
@@ -258,7 +259,10 @@ test("over TCP every RPC needs the passphrase; unix sockets do not", async (t) =
 
 test("more calls at once than the limit are refused with a clear text", async (t) => {
   const { exporter, uuid, socketPath, state } = await start(t);
-  const served = await serve(exporter, { unix: `${socketPath}-2`, limits: { calls: 2, streams: 1 } });
+  const served = await serve(createDirectSession(exporter), {
+    unix: `${socketPath}-2`,
+    limits: { calls: 2, streams: 1 },
+  });
   t.after(() => served.close(0));
   const client = new WireClient(t, `${socketPath}-2`);
   const waiting = [1, 2].map(() => client.exporter.driverCall({ uuid, method: "wait", args: [] }, () => {}));
@@ -363,7 +367,7 @@ test("the advertised receive windows are large, and shrink when many streams sha
 
 test("closing lets running calls finish within the grace and cancels the rest", async (t) => {
   const { exporter, uuid, state, socketPath } = await start(t);
-  const served = await serve(exporter, { unix: `${socketPath}-3` });
+  const served = await serve(createDirectSession(exporter), { unix: `${socketPath}-3` });
   const client = new WireClient(t, `${socketPath}-3`);
   const logs = ended(client.logs());
   const waiting = failure(client.call(uuid, "wait"));
@@ -376,15 +380,15 @@ test("closing lets running calls finish within the grace and cancels the rest", 
 
 test("a socket file left by a process that died is taken over, one in use is not", async (t) => {
   const { exporter, socketPath } = await start(t);
-  await assert.rejects(serve(exporter, { unix: socketPath }), { code: "E_IO" });
+  await assert.rejects(serve(createDirectSession(exporter), { unix: socketPath }), { code: "E_IO" });
   const other = await createExporter({ name: "x", export: {} });
   t.after(() => other.close());
   await writeFile(`${socketPath}-file`, "no socket");
-  await assert.rejects(serve(other, { unix: `${socketPath}-file` }), { code: "E_IO" });
+  await assert.rejects(serve(createDirectSession(other), { unix: `${socketPath}-file` }), { code: "E_IO" });
   const listen = `require("net").createServer().listen(${JSON.stringify(`${socketPath}-old`)}, () => process.kill(process.pid, 9))`;
   spawnSync(process.execPath, ["-e", listen]);
   assert.ok((await stat(`${socketPath}-old`)).isSocket());
-  const served = await serve(other, { unix: `${socketPath}-old` });
+  const served = await serve(createDirectSession(other), { unix: `${socketPath}-old` });
   assert.equal((await stat(served.address)).mode & 0o777, 0o600);
   await served.close(0);
 });

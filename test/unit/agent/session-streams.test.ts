@@ -5,6 +5,7 @@ import http2 from "node:http2";
 import { createConnection } from "node:net";
 import { test, type TestContext } from "node:test";
 import { serve } from "../../../agent/session/server.ts";
+import { createDirectSession } from "../../../agent/session/session.ts";
 import { startExporter } from "../../sim/exporter.ts";
 import { createRig, eventually, pattern } from "../../sim/rig.ts";
 import { ended, failure, frame, WireClient, type FrameCall } from "../../sim/wire.ts";
@@ -105,7 +106,7 @@ test("a device that breaks is told by GOAWAY and a status with its reason", asyn
 
 test("a stream that cannot be half-closed lingers for output, then its port is free", async (t) => {
   const { exporter, socketPath, uuid, state } = await start(t);
-  const served = await serve(exporter, { unix: `${socketPath}-2`, lingerMs: 300 });
+  const served = await serve(createDirectSession(exporter), { unix: `${socketPath}-2`, lingerMs: 300 });
   t.after(() => served.close(0));
   const call = new WireClient(t, `${socketPath}-2`).stream({ kind: "driver", uuid, method: "serial" });
   await once(call, "metadata");
