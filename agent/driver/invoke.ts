@@ -3,7 +3,7 @@ import * as z from "zod";
 import type { Call } from "./driver.ts";
 import { AgentError } from "./errors.ts";
 import type { Method, Unsupported } from "./interface.ts";
-import type { LiveDriver } from "./tree.ts";
+import type { LiveDriver } from "./live-driver.ts";
 
 type MethodCode = (call: Call, ...args: unknown[]) => unknown;
 

@@ -17,6 +17,8 @@ export interface PlannedDriver {
   readonly path: string;
   readonly type: string;
   readonly uuid: string;
+  /** The uuid, if it is the configuration that gives it. */
+  readonly configuredUuid: string | undefined;
   readonly driver: AnyDriver;
   readonly config: Record<string, unknown>;
   readonly labels: Readonly<Record<string, string>>;
@@ -130,6 +132,7 @@ async function draftDriver(
     type,
     driver,
     uuid: common.data.uuid ?? randomUUID(),
+    configuredUuid: common.data.uuid,
     config: config.data,
     labels: { ...common.data.labels, ...driver.labels?.(config.data) },
     logLevel: common.data.log_level,

@@ -1,142 +1,33 @@
-import type { Readable } from "node:stream";
-import type { Call, Cancellable, ChildHandle, OpenDriver } from "./driver.ts";
-import { AgentError, DeviceOffline, toAgentError } from "./errors.ts";
-import type { Calls, Interface } from "./interface.ts";
-import { invokeStream, invokeStreaming, invokeUnary } from "./invoke.ts";
-import type { LogBus, Logger } from "./log.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AgentError, toAgentError } from "./errors.ts";
+import { LiveDriver, type TreeEnvironment } from "./live-driver.ts";
 import type { PlannedDriver } from "./plan.ts";
-import type { ResourceHandle } from "./resource.ts";
+import { compareTrees, type DriverChange } from "./replan.ts";
+import { SharedObjects, type Shared } from "./shared-objects.ts";
 
-/** What the tree needs from the house to serve calls between drivers. */
-export interface TreeEnvironment {
-  readonly logs: LogBus;
-  /** Makes the {@link Call} of a method; `done` closes what the call left open. */
-  readonly beginCall: (driver: LiveDriver, caller: Cancellable) => { readonly call: Call; readonly done: () => void };
-  /** Registers a local stream as a resource that one call to `driver` may use. */
-  readonly lend: (driver: LiveDriver, source: Readable) => ResourceHandle;
-}
-
-/** How long an offline driver is left alone before a call tries to open it again. */
-const reopenAfterMs = 1_000;
-
-/** One driver of an exporter: open, or offline with a reason and opened again when it is called later. */
-export class LiveDriver {
-  readonly planned: PlannedDriver;
-  readonly children: ReadonlyMap<string, LiveDriver>;
-  readonly log: Logger;
-  readonly #tree: DriverTree;
-  #opened: OpenDriver<Interface> | undefined;
-  #offline: AgentError | undefined;
-  #attempt: Promise<OpenDriver<Interface>> | undefined;
-  #lastAttemptMs = -Infinity;
-
-  constructor(planned: PlannedDriver, children: ReadonlyMap<string, LiveDriver>, tree: DriverTree) {
-    this.planned = planned;
-    this.children = children;
-    this.#tree = tree;
-    this.log = tree.environment.logs.logger({
-      source: "driver",
-      logger: `driver.${planned.type.split(".").at(-1) ?? planned.type}`,
-      driverType: planned.driver.implements.driverType,
-      level: planned.logLevel,
-    });
-  }
-
-  get uuid(): string {
-    return this.planned.uuid;
-  }
-
-  /** Why the driver cannot be used now; undefined while it can. */
-  get offlineReason(): string | undefined {
-    return this.#offline?.message;
-  }
-
-  get methodsDescription(): Readonly<Record<string, string>> {
-    return { ...this.planned.methodsDescription, ...this.#opened?.methodsDescription };
-  }
-
-  /** The opened driver; an offline one is tried again, at most once a second. @throws AgentError E_DEVICE_OFFLINE */
-  async opened(): Promise<OpenDriver<Interface>> {
-    if (this.#opened !== undefined) return this.#opened;
-    if (this.#attempt !== undefined) return this.#attempt;
-    if (this.#offline !== undefined && performance.now() - this.#lastAttemptMs < reopenAfterMs) throw this.#offline;
-    this.#attempt = this.#open();
-    try {
-      return await this.#attempt;
-    } finally {
-      this.#attempt = undefined;
-      this.#lastAttemptMs = performance.now();
-    }
-  }
-
-  async #open(): Promise<OpenDriver<Interface>> {
-    const { planned } = this;
-    const tree = this.#tree;
-    if (tree.signal.aborted) throw new AgentError("E_CANCELLED", "the exporter is closing");
-    try {
-      const opened = await planned.driver.open({
-        config: planned.config,
-        name: planned.name,
-        path: planned.path,
-        uuid: planned.uuid,
-        log: this.log,
-        children: new Map([...this.children].map(([name, child]) => [name, childHandle(child, tree)])),
-        signal: tree.signal,
-        shared: (key, make) => tree.shared(key, make),
-      });
-      if (tree.signal.aborted) {
-        // Nobody would close it later: the tree has been closed while it opened.
-        await opened.close?.();
-        throw new AgentError("E_CANCELLED", "the exporter is closing");
-      }
-      if (this.#offline !== undefined) this.log.info(`${planned.path} is back`);
-      this.#offline = undefined;
-      this.#opened = opened;
-      return opened;
-    } catch (thrown) {
-      const error = toAgentError(thrown);
-      if (thrown instanceof DeviceOffline) {
-        if (this.#offline?.message !== error.message) this.log.warn(`${planned.path} is offline: ${error.message}`);
-        this.#offline = error;
-      }
-      throw error;
-    }
-  }
-
-  /** Runs one lifecycle step, if the driver is open and has it. A failure is logged, the others go on. */
-  async step(step: "reset" | "release" | "close"): Promise<void> {
-    const opened = this.#opened;
-    if (step === "close") this.#opened = undefined;
-    try {
-      await opened?.[step]?.();
-    } catch (thrown) {
-      const word = step === "close" ? "closing" : step === "reset" ? "resetting" : "releasing";
-      this.log.error(`Error ${word} driver ${this.planned.name}: ${toAgentError(thrown).message}`);
-    }
-  }
-}
+/** What a replan waits for one driver; a hanging one must not keep the exporter from its next lease. */
+const closeLimitMs = 10_000;
+const openLimitMs = 30_000;
 
 /** All drivers of one exporter. */
 export class DriverTree {
   readonly environment: TreeEnvironment;
-  readonly root: LiveDriver;
-  readonly #byUuid = new Map<string, LiveDriver>();
-  readonly #shared = new Map<string, { close?(): void | Promise<void> }>();
+  readonly #shared = new SharedObjects<LiveDriver>();
   readonly #closing = new AbortController();
+  #root: LiveDriver;
+  /** Children before their parents, each driver once. */
+  #drivers: readonly LiveDriver[];
+  #byUuid: ReadonlyMap<string, LiveDriver>;
+  /** Settles when no replan is under way. */
+  #replanned: Promise<unknown> = Promise.resolve();
 
   constructor(planned: PlannedDriver, environment: TreeEnvironment) {
     this.environment = environment;
-    const made = new Map<PlannedDriver, LiveDriver>();
-    const make = (plan: PlannedDriver): LiveDriver => {
-      const known = made.get(plan);
-      if (known !== undefined) return known;
-      const children = new Map([...plan.children].map(([name, child]) => [name, make(child)]));
-      const live = new LiveDriver(plan, children, this);
-      made.set(plan, live);
-      this.#byUuid.set(plan.uuid, live);
-      return live;
-    };
-    this.root = make(planned);
+    ({ root: this.#root, drivers: this.#drivers, byUuid: this.#byUuid } = this.#make(planned, new Map()));
+  }
+
+  get root(): LiveDriver {
+    return this.#root;
   }
 
   /** Aborted when the tree closes. */
@@ -146,7 +37,7 @@ export class DriverTree {
 
   /** Children before their parents, each driver once. */
   get drivers(): LiveDriver[] {
-    return [...this.#byUuid.values()];
+    return [...this.#drivers];
   }
 
   byUuid(uuid: string): LiveDriver | undefined {
@@ -179,85 +70,120 @@ export class DriverTree {
     for (const driver of this.drivers.reverse()) await driver.step("release");
   }
 
-  /** Closes parents before their children, then what drivers shared. Idempotent. */
+  /** What {@link replan} would change. Touches nothing. */
+  compare(planned: PlannedDriver): readonly DriverChange[] {
+    return compareTrees(this.#drivers, planned).changes;
+  }
+
+  /**
+   * Takes over a new plan, while nobody calls. A driver stays as it is, with its uuid, if its entry is unchanged and
+   * all drivers under it stay; all else is closed, parents first, and what the plan has in its place is opened,
+   * children first. A new driver that cannot open is offline with its error, whatever that is: the others work.
+   * @returns what has changed, with the errors of the drivers that are not open; empty if nothing has
+   * @throws AgentError E_CANCELLED if the tree closes meanwhile
+   */
+  replan(planned: PlannedDriver): Promise<readonly DriverChange[]> {
+    const done = this.#replanned.then(() => this.#replan(planned));
+    this.#replanned = done.catch(() => {});
+    return done;
+  }
+
+  async #replan(planned: PlannedDriver): Promise<readonly DriverChange[]> {
+    this.signal.throwIfAborted();
+    const { kept, retired, changes } = compareTrees(this.#drivers, planned);
+    // From here on the new tree is the tree: its drivers only have to be opened, which every call does.
+    const { root, drivers, byUuid } = this.#make(planned, kept);
+    this.#root = root;
+    this.#drivers = drivers;
+    this.#byUuid = byUuid;
+    const reason = new AgentError("E_CANCELLED", "the driver has gone with its configuration");
+    for (const driver of retired) driver.retire(reason);
+    for (const driver of [...retired].reverse()) {
+      const closed = driver.settled().then(() => driver.step("close"));
+      const inTime = await within(closeLimitMs, closed);
+      if (!inTime) driver.log.error(`${driver.planned.path} does not close: nobody waits for it any longer`);
+    }
+    await within(closeLimitMs, this.#closeShared(this.#shared.leave(retired)));
+
+    const stay = new Set(kept.values());
+    const errors = new Map<string, AgentError>();
+    for (const driver of drivers) {
+      if (stay.has(driver)) continue;
+      const error = await this.#openNew(driver);
+      if (error !== undefined) errors.set(driver.planned.path, error);
+    }
+    this.signal.throwIfAborted();
+    return changes.map((change) => {
+      const error = errors.get(change.path);
+      return error === undefined ? change : { ...change, error };
+    });
+  }
+
+  /** @returns why the driver is not open (yet): calls try to open it, and answer with the reason */
+  async #openNew(driver: LiveDriver): Promise<AgentError | undefined> {
+    try {
+      if (await within(openLimitMs, driver.opened(), driver.signal)) return undefined;
+      throw new AgentError("E_TIMEOUT", `is not open after ${openLimitMs / 1_000} s`);
+    } catch (thrown) {
+      const error = toAgentError(thrown);
+      // The driver itself has told that it is offline.
+      if (error.code !== "E_DEVICE_OFFLINE" && !this.signal.aborted) {
+        driver.log.error(`${driver.planned.path} cannot be opened: ${error.message}`);
+      }
+      return error;
+    }
+  }
+
+  /** Closes parents before their children, then what drivers shared. Idempotent, and safe during a replan. */
   async close(): Promise<void> {
-    this.#closing.abort();
+    const reason = new AgentError("E_CANCELLED", "the exporter is closing");
+    this.#closing.abort(reason);
+    // A replan now opens nothing more; it still closes what it has begun to close.
+    for (const driver of this.#drivers) driver.retire(reason);
+    await this.#replanned;
     for (const driver of this.drivers.reverse()) await driver.step("close");
-    const shared = [...this.#shared.values()];
-    this.#shared.clear();
-    for (const object of shared) await object.close?.();
+    await this.#closeShared(this.#shared.leave(this.#drivers));
   }
 
-  shared<T extends { close?(): void | Promise<void> }>(key: string, make: () => T): T {
-    const known = this.#shared.get(key);
-    if (known !== undefined) return known as T;
-    const object = make();
-    this.#shared.set(key, object);
-    return object;
+  async #closeShared(objects: readonly Shared[]): Promise<void> {
+    for (const object of objects) {
+      try {
+        await object.close?.();
+      } catch (thrown) {
+        this.#root.log.error(`Error closing what drivers shared: ${toAgentError(thrown).message}`);
+      }
+    }
+  }
+
+  /** Gives life to a plan; what is kept is taken over as it is. */
+  #make(planned: PlannedDriver, kept: ReadonlyMap<PlannedDriver, LiveDriver>) {
+    const made = new Map<PlannedDriver, LiveDriver>();
+    const make = (plan: PlannedDriver): LiveDriver => {
+      const known = made.get(plan);
+      if (known !== undefined) return known;
+      const children = new Map([...plan.children].map(([name, child]) => [name, make(child)]));
+      const live = kept.get(plan) ?? new LiveDriver(plan, children, this.environment, this.#shared);
+      made.set(plan, live);
+      return live;
+    };
+    const root = make(planned);
+    const drivers = [...made.values()];
+    return { root, drivers, byUuid: new Map(drivers.map((driver) => [driver.uuid, driver])) };
   }
 }
 
-/** Typed calls on a driver of the same process, checked like remote ones. */
-export function callsOn<I extends Interface>(
-  driver: LiveDriver,
-  tree: DriverTree,
-  wanted: I,
-  options: { signal?: AbortSignal } = {},
-): Calls<I> {
-  const has = driver.planned.driver.implements.methods;
-  for (const method of Object.keys(wanted.methods)) {
-    if (!Object.hasOwn(has, method)) {
-      throw new AgentError(
-        "E_CONFIG",
-        `${driver.planned.path} (${driver.planned.type}) cannot be used as ${wanted.driverType}: it has no method ${method}`,
-      );
-    }
+/** Waits for work, but no longer than this, and no longer than the signal wants. @returns whether it is done */
+async function within(limitMs: number, work: Promise<unknown>, signal?: AbortSignal): Promise<boolean> {
+  const over = new AbortController();
+  const stop = () => over.abort();
+  signal?.addEventListener("abort", stop);
+  const late = sleep(limitMs, false, { signal: over.signal }).catch(() => false);
+  // Its failure may come when nobody waits any more.
+  work.catch(() => {});
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
+    signal?.removeEventListener("abort", stop);
+    over.abort();
   }
-  const caller = { signal: options.signal ?? tree.signal };
-  const calls: Record<string, (...args: unknown[]) => unknown> = {};
-  for (const [method, { kind }] of Object.entries(wanted.methods)) {
-    if (kind === "unary") {
-      calls[method] = async (...args) => {
-        const { call, done } = tree.environment.beginCall(driver, caller);
-        try {
-          return await invokeUnary(driver, method, args, call);
-        } finally {
-          done();
-        }
-      };
-    } else if (kind === "streaming") {
-      calls[method] = async function* (...args) {
-        const { call, done } = tree.environment.beginCall(driver, caller);
-        try {
-          yield* invokeStreaming(driver, method, args, call);
-        } finally {
-          done();
-        }
-      };
-    } else {
-      calls[method] = async () => {
-        const { call, done } = tree.environment.beginCall(driver, caller);
-        try {
-          const stream = await invokeStream(driver, method, call);
-          return stream.once("close", done);
-        } catch (error) {
-          done();
-          throw error;
-        }
-      };
-    }
-  }
-  return calls as Calls<I>;
-}
-
-function childHandle(driver: LiveDriver, tree: DriverTree): ChildHandle {
-  return {
-    type: driver.planned.type,
-    as: (wanted, options) => callsOn(driver, tree, wanted, options),
-    child: (name) => {
-      const child = driver.children.get(name);
-      return child === undefined ? undefined : childHandle(child, tree);
-    },
-    lend: (source) => tree.environment.lend(driver, source),
-  };
 }

@@ -16,7 +16,7 @@ import {
 } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
 import { AgentError, toAgentError, type ErrorCategory } from "../driver/errors.ts";
 import { invokeStreaming, invokeUnary } from "../driver/invoke.ts";
-import type { LiveDriver } from "../driver/tree.ts";
+import type { LiveDriver } from "../driver/live-driver.ts";
 import { fromWire, toWire } from "../stream/value.ts";
 import type { Exporter } from "./exporter.ts";
 import type { Limit } from "./limit.ts";

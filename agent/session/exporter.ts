@@ -5,8 +5,10 @@ import type { Entry } from "../driver/entry.ts";
 import { AgentError } from "../driver/errors.ts";
 import type { Calls, Interface } from "../driver/interface.ts";
 import { LogBus } from "../driver/log.ts";
-import { planTree } from "../driver/plan.ts";
-import { callsOn, DriverTree, type LiveDriver } from "../driver/tree.ts";
+import { planTree, type PlannedDriver } from "../driver/plan.ts";
+import { callsOn } from "../driver/child-calls.ts";
+import type { LiveDriver } from "../driver/live-driver.ts";
+import { DriverTree } from "../driver/tree.ts";
 import { ResourceTable, type ResourceOptions } from "../stream/resources.ts";
 import { CallScope } from "./call-scope.ts";
 
@@ -27,6 +29,8 @@ export interface Exporter {
   readonly logs: LogBus;
   readonly tree: DriverTree;
   readonly resources: ResourceTable;
+  /** A plan of other drivers for this exporter's tree. Touches no hardware. @throws AgentError E_CONFIG */
+  plan(options: Pick<ExporterOptions, "export" | "description">): Promise<PlannedDriver>;
   /** Typed calls on the driver with this dotted path (empty: the root). @throws AgentError E_CONFIG */
   calls<I extends Interface>(path: string, wanted: I, options?: { signal?: AbortSignal }): Calls<I>;
   /** Begins a method call on a driver; `done` closes what it left open. */
@@ -41,20 +45,21 @@ export interface Exporter {
  */
 export async function createExporter(options: ExporterOptions): Promise<Exporter> {
   const logs = options.logs ?? new LogBus();
-  const planned = await planTree({ children: options.export }, options.catalog ?? shippedDrivers, {
-    at: ["export"],
-    description: options.description,
-  });
-  if ("problems" in planned) {
+  const plan: Exporter["plan"] = async ({ export: entries, description }) => {
+    const planned = await planTree({ children: entries }, options.catalog ?? shippedDrivers, {
+      at: ["export"],
+      description,
+    });
+    if ("root" in planned) return planned.root;
     const text = planned.problems.map(({ path, message }) => `${path.join(".")}: ${message}`).join("\n");
     throw new AgentError("E_CONFIG", text);
-  }
+  };
   const resources = new ResourceTable(options.resources);
   const beginCall: Exporter["beginCall"] = (driver, caller) => {
     const call = new CallScope(resources, driver.log, caller);
     return { call, done: () => call.done() };
   };
-  const tree = new DriverTree(planned.root, {
+  const tree = new DriverTree(await plan(options), {
     logs,
     beginCall,
     lend: (_driver, source) => resources.lend(source, null),
@@ -75,6 +80,7 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     logs,
     tree,
     resources,
+    plan,
     beginCall,
     calls: (path, wanted, callOptions) => callsOn(find(tree, path), tree, wanted, callOptions),
     close,

@@ -1,5 +1,5 @@
 import type { DriverInstanceReport, GetReportResponse } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
-import type { LiveDriver } from "../driver/tree.ts";
+import type { LiveDriver } from "../driver/live-driver.ts";
 
 /** What GetReport needs of an exporter. */
 export interface Reported {

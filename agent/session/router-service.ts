@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { AgentError, describeZodError } from "../driver/errors.ts";
 import { invokeStream } from "../driver/invoke.ts";
-import type { LiveDriver } from "../driver/tree.ts";
+import type { LiveDriver } from "../driver/live-driver.ts";
 import { supportsEncoding } from "../stream/codecs.ts";
 import { admit, type Service } from "./exporter-service.ts";
 import { streamOfRpc } from "./frame-carrier.ts";

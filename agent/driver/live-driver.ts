@@ -1,0 +1,148 @@
+import type { Readable } from "node:stream";
+import { childHandle } from "./child-calls.ts";
+import type { Call, Cancellable, OpenDriver } from "./driver.ts";
+import { AgentError, DeviceOffline, toAgentError } from "./errors.ts";
+import type { Interface } from "./interface.ts";
+import type { LogBus, Logger } from "./log.ts";
+import type { PlannedDriver } from "./plan.ts";
+import type { ResourceHandle } from "./resource.ts";
+import type { SharedObjects } from "./shared-objects.ts";
+
+/** What the tree needs from the house to serve calls between drivers. */
+export interface TreeEnvironment {
+  readonly logs: LogBus;
+  /** Makes the {@link Call} of a method; `done` closes what the call left open. */
+  readonly beginCall: (driver: LiveDriver, caller: Cancellable) => { readonly call: Call; readonly done: () => void };
+  /** Registers a local stream as a resource that one call to `driver` may use. */
+  readonly lend: (driver: LiveDriver, source: Readable) => ResourceHandle;
+}
+
+/** How long an offline driver is left alone before a call tries to open it again. */
+const reopenAfterMs = 1_000;
+
+/** One driver of an exporter: open, or offline with a reason and opened again when it is called later. */
+export class LiveDriver {
+  readonly planned: PlannedDriver;
+  readonly children: ReadonlyMap<string, LiveDriver>;
+  readonly environment: TreeEnvironment;
+  readonly log: Logger;
+  readonly #shared: SharedObjects<LiveDriver>;
+  readonly #closing = new AbortController();
+  #opened: OpenDriver<Interface> | undefined;
+  /** Why the last attempt to open it failed. */
+  #offline: AgentError | undefined;
+  #attempt: Promise<OpenDriver<Interface>> | undefined;
+  #lastAttemptMs = -Infinity;
+
+  constructor(
+    planned: PlannedDriver,
+    children: ReadonlyMap<string, LiveDriver>,
+    environment: TreeEnvironment,
+    shared: SharedObjects<LiveDriver>,
+  ) {
+    this.planned = planned;
+    this.children = children;
+    this.environment = environment;
+    this.#shared = shared;
+    this.log = environment.logs.logger({
+      source: "driver",
+      logger: `driver.${planned.type.split(".").at(-1) ?? planned.type}`,
+      driverType: planned.driver.implements.driverType,
+      level: planned.logLevel,
+    });
+  }
+
+  get uuid(): string {
+    return this.planned.uuid;
+  }
+
+  /** Aborted when the driver closes for good. */
+  get signal(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /** Why the driver cannot be used now; undefined while it can. */
+  get offlineReason(): string | undefined {
+    return this.#offline?.message;
+  }
+
+  get methodsDescription(): Readonly<Record<string, string>> {
+    return { ...this.planned.methodsDescription, ...this.#opened?.methodsDescription };
+  }
+
+  /**
+   * The opened driver; an offline one is tried again, at most once a second.
+   * @throws AgentError E_DEVICE_OFFLINE, or what else kept it from opening
+   */
+  async opened(): Promise<OpenDriver<Interface>> {
+    if (this.#opened !== undefined) return this.#opened;
+    if (this.#attempt !== undefined) return this.#attempt;
+    if (this.#offline !== undefined && performance.now() - this.#lastAttemptMs < reopenAfterMs) throw this.#offline;
+    this.#attempt = this.#open();
+    try {
+      return await this.#attempt;
+    } finally {
+      this.#attempt = undefined;
+      this.#lastAttemptMs = performance.now();
+    }
+  }
+
+  async #open(): Promise<OpenDriver<Interface>> {
+    const { planned, signal } = this;
+    signal.throwIfAborted();
+    try {
+      const opened = await planned.driver.open({
+        config: planned.config,
+        name: planned.name,
+        path: planned.path,
+        uuid: planned.uuid,
+        log: this.log,
+        children: new Map([...this.children].map(([name, child]) => [name, childHandle(child, this)])),
+        signal,
+        shared: (key, make) => {
+          // Nobody would close what is made now.
+          signal.throwIfAborted();
+          return this.#shared.get(key, this, make);
+        },
+      });
+      if (signal.aborted) {
+        // Nobody would close it later: the driver has been closed while it opened.
+        await opened.close?.();
+        signal.throwIfAborted();
+      }
+      if (this.#offline !== undefined) this.log.info(`${planned.path} is back`);
+      this.#offline = undefined;
+      this.#opened = opened;
+      return opened;
+    } catch (thrown) {
+      const error = toAgentError(thrown);
+      if (thrown instanceof DeviceOffline && this.#offline?.message !== error.message) {
+        this.log.warn(`${planned.path} is offline: ${error.message}`);
+      }
+      this.#offline = error;
+      throw error;
+    }
+  }
+
+  /** From now on it cannot be opened any more, and what it does for itself is aborted with this reason. */
+  retire(reason: AgentError): void {
+    this.#closing.abort(reason);
+  }
+
+  /** Resolves when no attempt to open it is under way. */
+  async settled(): Promise<void> {
+    await this.#attempt?.catch(() => {});
+  }
+
+  /** Runs one lifecycle step, if the driver is open and has it. A failure is logged, the others go on. */
+  async step(step: "reset" | "release" | "close"): Promise<void> {
+    const opened = this.#opened;
+    if (step === "close") this.#opened = undefined;
+    try {
+      await opened?.[step]?.();
+    } catch (thrown) {
+      const word = step === "close" ? "closing" : step === "reset" ? "resetting" : "releasing";
+      this.log.error(`Error ${word} driver ${this.planned.name}: ${toAgentError(thrown).message}`);
+    }
+  }
+}
