@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { accessSync, closeSync, constants as fileConstants } from "node:fs";
 import { constants } from "node:os";
+import { isSystemError } from "../driver/errors.ts";
 import { loadPtys } from "../sys/pty.ts";
 import { findProgram } from "./find-program.ts";
 import { noteHook } from "./leftovers.ts";
@@ -69,7 +70,8 @@ export async function startHookProcess(options: HookProcessOptions): Promise<Hoo
 
 /** Users know what they configured, and not the helper that starts it. */
 function naming(error: unknown, interpreter: string): unknown {
-  return error instanceof Error && "path" in error ? Object.assign(error, { path: interpreter }) : error;
+  const isSpawn = isSystemError(error) && error.syscall?.startsWith("spawn") === true;
+  return isSpawn ? Object.assign(error, { path: interpreter }) : error;
 }
 
 function isExecutable(path: string): boolean {

@@ -1,3 +1,4 @@
+import { readSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReadStream } from "node:tty";
 import { splitLines } from "./lines.ts";
@@ -6,6 +7,9 @@ import { splitLines } from "./lines.ts";
 const settleMs = 200;
 /** What a process in the background may still print, after the hook has ended. */
 const drain = { limitMs: 2_000, limitBytes: 256 * 1024, pollMs: 100, emptyPolls: 10 };
+
+/** Taken from one terminal in one turn of the event loop; some hundred lines. */
+const bytesPerTurn = 16 * 1024;
 
 export interface TerminalOutput {
   /** Waits for the last output of a program that has ended; then nothing more is read and the terminal is closed. */
@@ -20,27 +24,38 @@ export function readTerminal(controller: number, emit: (line: string) => void): 
   let bytes = 0;
   let limitBytes = Infinity;
   let over = false;
-  const closed = new Promise<void>((resolve) => stream.once("close", resolve));
+  let resume: NodeJS.Immediate | undefined;
+  const ended = new Promise<void>((resolve) => {
+    stream.once("close", () => {
+      clearImmediate(resume);
+      lines.end();
+      over = true;
+      resolve();
+    });
+  });
+  // EIO: nobody has the terminal open any more, and all is read.
   stream.on("error", () => {});
-  const ended = (async () => {
-    try {
-      // The stream's buffer holds nothing, so this reads once per turn of the event loop: a hook that floods its
-      // terminal waits for us, and the others do not wait for it.
-      for await (const chunk of stream as AsyncIterable<Buffer>) {
-        bytes += chunk.length;
-        lines.push(chunk);
-        if (bytes >= limitBytes) break;
-      }
-    } catch {
-      // EIO: nobody has the terminal open any more. Or we closed it.
-    }
-    lines.end();
-    over = true;
-  })();
+  // libuv takes a hangup for the end, whatever is still to be read then.
+  stream.once("end", () => lines.push(readRest(controller)));
+  let turnBytes = 0;
+  // Taken as it comes, since an error would throw away what waits in the stream's buffer.
+  stream.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    turnBytes += chunk.length;
+    lines.push(chunk);
+    if (bytes >= limitBytes) stream.destroy();
+    if (turnBytes < bytesPerTurn) return;
+    // A hook that floods its terminal waits for us, and the others do not wait for it.
+    stream.pause();
+    resume = setImmediate(() => {
+      turnBytes = 0;
+      stream.resume();
+    });
+  });
 
   const close = async () => {
     stream.destroy();
-    await Promise.all([ended, closed]);
+    await ended;
   };
 
   return {
@@ -63,4 +78,20 @@ async function within(limitMs: number, done: Promise<void>): Promise<void> {
   const late = new AbortController();
   await Promise.race([done, sleep(limitMs, undefined, { signal: late.signal }).catch(() => {})]);
   late.abort();
+}
+
+/** What the system has still stored of a terminal that nobody has open any more; it keeps some KiB at most. */
+function readRest(controller: number): Buffer {
+  const chunks: Buffer[] = [];
+  for (;;) {
+    const chunk = Buffer.alloc(4_096);
+    try {
+      const length = readSync(controller, chunk);
+      if (length === 0) break;
+      chunks.push(chunk.subarray(0, length));
+    } catch {
+      break; // EIO
+    }
+  }
+  return Buffer.concat(chunks);
 }
