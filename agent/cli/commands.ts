@@ -23,4 +23,8 @@ export const commands: Readonly<Record<string, Listed>> = {
     summary: "Flash a board by netboot and read its disk back",
     load: async () => (await import("./flash.ts")).flashBoard,
   },
+  reload: {
+    summary: "Let running agents take over changed configurations",
+    load: async () => (await import("./reload.ts")).reload,
+  },
 };

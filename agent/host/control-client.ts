@@ -1,0 +1,85 @@
+import { readdir, unlink } from "node:fs/promises";
+import { connect } from "node:net";
+import { join } from "node:path";
+import * as z from "zod";
+import { AgentError, isSystemError, toAgentError } from "../driver/errors.ts";
+import { searchedDirectories, whyNotOurs } from "./control-directory.ts";
+import { answerLimitMs, answerLine, longestAnswerBytes, parseLine, readLine } from "./control-protocol.ts";
+import type { ControlRequests } from "./control-protocol.ts";
+
+/** What one agent said, or why it said nothing. */
+export interface AgentAnswer {
+  readonly pid: number;
+  readonly answer?: unknown;
+  readonly error?: AgentError;
+}
+
+export interface AskOptions {
+  /** Only this agent. */
+  readonly pid?: number | undefined;
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+/**
+ * Asks every running agent of this user, all at once, and removes the sockets of those that died.
+ * @returns the answers by process number; empty if nobody runs
+ */
+export async function askAgents<K extends keyof ControlRequests>(
+  request: K,
+  params: ControlRequests[K],
+  { pid: only, env = process.env }: AskOptions = {},
+): Promise<AgentAnswer[]> {
+  const asked: Promise<AgentAnswer | undefined>[] = [];
+  for (const directory of searchedDirectories(env)) {
+    const untrusted = (await whyNotOurs(directory)) !== undefined;
+    if (untrusted) continue;
+    for (const name of await readdir(directory).catch(() => [])) {
+      const pid = Number(/^(\d{1,10})\.sock$/.exec(name)?.[1] ?? NaN);
+      if (Number.isNaN(pid) || (only !== undefined && only !== pid)) continue;
+      asked.push(askOne(directory, pid, `${JSON.stringify({ request, params })}\n`));
+    }
+  }
+  const answers = (await Promise.all(asked)).filter((one) => one !== undefined);
+  return answers.sort((a, b) => a.pid - b.pid);
+}
+
+async function askOne(directory: string, pid: number, line: string): Promise<AgentAnswer | undefined> {
+  const path = join(directory, `${pid}.sock`);
+  const socket = connect(path);
+  try {
+    socket.write(line);
+    // The agent ends its wait before we do, and says so.
+    const text = await readLine(socket, { mostBytes: longestAnswerBytes, limitMs: answerLimitMs + 5_000 });
+    const answered = parseLine(text, answerLine);
+    if ("answer" in answered) return { pid, answer: answered.answer };
+    throw new AgentError(answered.error.code, answered.error.message);
+  } catch (thrown) {
+    if (isSystemError(thrown) && ["ECONNREFUSED", "ENOENT"].includes(thrown.code)) {
+      // A socket between bind and listen refuses too; its process lives.
+      if (!isAlive(pid)) await unlink(path).catch(() => {});
+      return undefined;
+    }
+    return { pid, error: toAgentError(thrown) };
+  } finally {
+    socket.destroy();
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/** The answer to a reload. */
+export const reloadAnswer = z.array(
+  z.object({
+    exporter: z.string(),
+    outcome: z.enum(["unchanged", "reloaded", "at-lease-end", "refused", "started", "stopped"]),
+    changes: z.array(z.string()),
+    problems: z.array(z.string()),
+  }),
+);
