@@ -2,65 +2,36 @@
  * A gRPC client on Node's own HTTP/2, the counterpart of agent/session/rpc-server.ts: `j` starts in half the time
  * that grpc-js takes to load, and an upload costs a fraction of its CPU.
  */
-import { readFileSync } from "node:fs";
-import {
-  connect,
-  type ClientHttp2Session,
-  type ClientHttp2Stream,
-  type IncomingHttpHeaders,
-  type IncomingHttpStatusHeader,
-} from "node:http2";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { MessageReader, prefixed } from "../stream/rpc-messages.ts";
-import { fromConnectionError, fromStatus } from "./errors.ts";
 import type { Address } from "./address.ts";
+import { follow, type CallOptions, type RpcCall } from "./call.ts";
+import { Connection, type ChannelOptions } from "./connection.ts";
+import { fromConnectionError } from "./errors.ts";
 import type { RpcMethod } from "./rpc-method.ts";
-import { openTransport } from "./transport.ts";
+import { createLookup } from "./transport.ts";
 
-export interface Security {
-  /** Plaintext HTTP/2 on TCP. A unix socket is always plaintext. */
-  readonly insecure?: boolean | undefined;
-  /** Sent with every RPC on TCP; a unix socket is protected by its directory. */
-  readonly passphrase?: string | undefined;
-  /** PEM certificates to trust instead of the system's roots. */
-  readonly ca?: Buffer | string | undefined;
-}
+export type { CallOptions, RpcCall } from "./call.ts";
+export type { ChannelOptions, Security } from "./connection.ts";
 
-export interface CallOptions {
-  /** Names the call in errors that carry no text: `power.on`. */
-  readonly what: string;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** An RPC under way. Whoever started it reads or resumes its stream. */
-export interface RpcCall {
-  readonly stream: ClientHttp2Stream;
-  /** Rejects like `status` if the RPC ends before it. */
-  readonly metadata: Promise<IncomingHttpHeaders>;
-  /** Settles when the RPC is over. @throws AgentError for any status but OK, and when the connection is lost */
-  readonly status: Promise<void>;
-  /** @param reason what the status rejects with, if it is not known yet. */
-  cancel(reason?: AgentError): void;
-}
+/** A server that finds the pings too many is pinged half as often, but not less than this. */
+const rarestPingMs = 10 * 60_000;
 
 /**
- * What may be under way to us, per stream and per connection. With HTTP/2's 64 KiB a dump over a link of 20 ms
- * runs at 3 MB/s. It is also what a slow disk here may leave in memory.
+ * The way to one server: connected at the first call, and again at the next one after the connection was lost. There
+ * is a second connection when the first has as many calls as the server allows, or ends with the calls it has.
  */
-const receiveWindowBytes = 16 * 1024 * 1024;
-
-/** How long the last cancels may take to be sent when the channel closes. */
-const closeGraceMs = 500;
-
-/** The connection to one session: made at the first call, and again at the next one after it was lost. */
 export class Channel {
   readonly #address: Address;
-  readonly #security: Security;
-  #session: ClientHttp2Session | undefined;
+  readonly #options: ChannelOptions;
+  readonly #connections = new Set<Connection>();
+  readonly #lookup = createLookup();
+  #keepaliveMs: number | undefined;
 
-  constructor(address: Address, security: Security) {
+  constructor(address: Address, options: ChannelOptions) {
     this.#address = address;
-    this.#security = security;
+    this.#options = options;
+    this.#keepaliveMs = options.keepaliveMs;
   }
 
   async unary<Q, R>(method: RpcMethod<Q, R>, request: Q, options: CallOptions): Promise<R> {
@@ -103,10 +74,10 @@ export class Channel {
   }
 
   /** Opens an RPC and leaves its messages to the caller. */
-  start(path: string, headers: Readonly<Record<string, string>>, { what, signal }: CallOptions): RpcCall {
+  start(path: string, headers: Readonly<Record<string, string>>, options: CallOptions): RpcCall {
+    const { signal, metadata, deadlineMs } = options;
     signal?.throwIfAborted();
-    const { passphrase } = this.#security;
-    const session = this.#connected();
+    const { passphrase } = this.#options;
     // Unlike close(), an abort does not half-close the stream first: a cancelled upload must not look complete.
     const abort = new AbortController();
     const requestHeaders = {
@@ -116,94 +87,45 @@ export class Channel {
       te: "trailers",
       "user-agent": "jumpstarter-agent",
       ...(passphrase === undefined || this.#address.kind === "unix" ? {} : { "x-jumpstarter-passphrase": passphrase }),
+      ...(deadlineMs === undefined ? {} : { "grpc-timeout": timeoutHeader(deadlineMs) }),
+      ...metadata,
       ...headers,
     };
-    return follow(session.request(requestHeaders, { signal: abort.signal }), abort, { what, signal });
-  }
-
-  /** Ends the connection; calls that still run are cut after a moment. */
-  async close(): Promise<void> {
-    const session = this.#session;
-    this.#session = undefined;
-    if (session === undefined || session.destroyed) return;
-    await new Promise<void>((resolve) => {
-      const cut = setTimeout(() => session.destroy(), closeGraceMs);
-      session.close(() => {
-        clearTimeout(cut);
-        resolve();
+    try {
+      const connection = this.#connection();
+      const heard = connection.heard;
+      return follow(connection.request(requestHeaders, abort.signal), abort, options, () => {
+        if (connection.heard === heard) connection.doubt();
       });
-    });
+    } catch (error) {
+      throw fromConnectionError(error);
+    }
   }
 
-  #connected(): ClientHttp2Session {
-    const known = this.#session;
-    if (known !== undefined && !known.closed && !known.destroyed) return known;
-    const address = this.#address;
-    const { insecure, ca } = this.#security;
-    const plaintext = address.kind === "unix" || insecure === true;
-    const authority = address.kind === "unix" ? "localhost" : hostPort(address);
-    const session = connect(`${plaintext ? "http" : "https"}://${authority}`, {
-      settings: { enablePush: false, initialWindowSize: receiveWindowBytes },
-      // The limit counts what waits for slow readers, which the windows bound already.
-      maxSessionMemory: Number.MAX_SAFE_INTEGER,
-      createConnection: () => openTransport(address, plaintext ? undefined : { ca: ca ?? systemRoots() }),
-    });
-    session.once("connect", () => session.setLocalWindowSize(receiveWindowBytes));
-    // Calls learn of a broken connection from their streams.
-    session.on("error", () => {});
-    this.#session = session;
-    return session;
+  /** Ends the connections; calls that still run are cut after a moment. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#connections].map((connection) => connection.close()));
   }
-}
 
-function hostPort({ host, port }: { host: string; port: number }): string {
-  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
-}
-
-/** The roots that the machine's administrator trusts (Debian's place), else those that Node brings along. */
-function systemRoots(): Buffer | undefined {
-  try {
-    return readFileSync(process.env["SSL_CERT_FILE"] ?? "/etc/ssl/certs/ca-certificates.crt");
-  } catch {
-    return undefined;
+  #connection(): Connection {
+    for (const known of this.#connections) if (known.usable) return known;
+    const connection: Connection = new Connection(
+      this.#address,
+      { ...this.#options, keepaliveMs: this.#keepaliveMs },
+      this.#lookup,
+      {
+        tooManyPings: () => {
+          if (this.#keepaliveMs !== undefined) this.#keepaliveMs = Math.min(2 * this.#keepaliveMs, rarestPingMs);
+        },
+        closed: () => this.#connections.delete(connection),
+      },
+    );
+    this.#connections.add(connection);
+    return connection;
   }
 }
 
-/** Watches an RPC's headers, trailers and end. */
-function follow(stream: ClientHttp2Stream, abort: AbortController, { what, signal }: CallOptions): RpcCall {
-  let failure: unknown;
-  const cancel = (reason?: AgentError) => {
-    failure ??= reason ?? new AgentError("E_CANCELLED", `${what} was cancelled`, { cause: signal?.reason });
-    abort.abort();
-  };
-  const onAbort = () => cancel();
-  signal?.addEventListener("abort", onAbort, { once: true });
-  stream.once("error", (error) => {
-    failure ??= error;
-  });
-
-  let begin: (headers: IncomingHttpHeaders) => void;
-  const status = new Promise<void>((resolve, reject) => {
-    const end = (headers: IncomingHttpHeaders) => {
-      const error = fromStatus(headers, what);
-      if (error === undefined) resolve();
-      else reject(error);
-    };
-    stream.once("response", (headers: IncomingHttpHeaders & IncomingHttpStatusHeader) => {
-      // A status in the first headers means that nothing else comes.
-      if (headers["grpc-status"] !== undefined || headers[":status"] !== 200) end(headers);
-      else begin(headers);
-    });
-    stream.once("trailers", end);
-    stream.once("close", () => {
-      signal?.removeEventListener("abort", onAbort);
-      reject(fromConnectionError(failure));
-    });
-  });
-  const metadata = new Promise<IncomingHttpHeaders>((resolve, reject) => {
-    begin = resolve;
-    status.catch(reject);
-  });
-  metadata.catch(() => {}); // not everybody waits for it
-  return { stream, metadata, status, cancel };
+/** gRPC allows eight digits. */
+function timeoutHeader(ms: number): string {
+  return ms < 100_000_000 ? `${Math.ceil(ms)}m` : `${Math.ceil(ms / 1_000)}S`;
 }

@@ -8,6 +8,7 @@ const codeOfStatus = new Map<number, ErrorCode>([
   [3, "E_INVALID"],
   [4, "E_TIMEOUT"],
   [5, "E_NO_METHOD"],
+  [7, "E_PERMISSION_DENIED"],
   [8, "E_LIMIT"],
   [9, "E_NOT_READY"],
   [12, "E_UNSUPPORTED"],
@@ -17,7 +18,7 @@ const codeOfStatus = new Map<number, ErrorCode>([
 ]);
 
 /**
- * What an RPC ended with, from its trailers: undefined for OK, else the exporter's own words with the code of
+ * What an RPC ended with, from its trailers: undefined for OK, else the peer's own words with the code of
  * their status.
  * @param what names the call; it is in the message when the exporter sent none.
  */
@@ -26,7 +27,7 @@ export function fromStatus(trailers: IncomingHttpHeaders, what: string): AgentEr
   if (status === undefined) {
     return new AgentError(
       "E_CONNECTION",
-      `what answers ${what} is no exporter (HTTP status ${String(trailers[":status"])})`,
+      `what answers ${what} does not speak gRPC (HTTP status ${String(trailers[":status"])})`,
     );
   }
   const number = Number(status);
@@ -50,6 +51,6 @@ export function fromConnectionError(failure: unknown): AgentError {
   if (failure instanceof AgentError) return failure;
   // A call that waited for the connection carries the reason why there is none.
   const reason = failure instanceof Error && failure.cause !== undefined ? failure.cause : failure;
-  const lost = reason === undefined ? "the connection to the exporter is lost" : toAgentError(reason).message;
+  const lost = reason === undefined ? "the connection is lost" : toAgentError(reason).message;
   return new AgentError("E_CONNECTION", lost, { cause: failure });
 }

@@ -29,7 +29,22 @@ export async function openStream(
   return { stream, metadata: new Map(Object.entries(metadata).map(([key, value]) => [key, String(value)])) };
 }
 
-/** How long an exporter may take to end an RPC whose both directions have ended; the Python one never does. */
+/**
+ * Opens RouterService.Stream at a router, which joins it with a client's. It can be written at once: a router answers
+ * with its first metadata when the other side has come, if at all.
+ * @param headers the token that the controller gave out for this meeting, as `authorization`
+ */
+export function openRouterStream(
+  channel: Channel,
+  headers: Readonly<Record<string, string>>,
+  options: CallOptions & RouterStreamOptions,
+): Duplex {
+  const call = channel.start(rpcMethod(RouterServiceDefinition, "stream").path, headers, options);
+  call.status.catch(() => {}); // the stream tells
+  return streamOfCall(call, { bytes: true, ...options });
+}
+
+/** How long a peer may take to end an RPC whose both directions have ended; the Python exporter never does. */
 const lingerMs = 5_000;
 
 /** The caller's end of a router stream. What the RPC ends with counts only if it comes before GOAWAY. */

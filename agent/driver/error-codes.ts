@@ -35,7 +35,11 @@ export const errorCodes = {
   E_DIGEST: { category: "failed", meaning: "content is not what its digest and size promise; it was thrown away" },
   E_CONFIG: { category: "invalid", meaning: "the exporter configuration is wrong; file, line and column are named" },
   E_USAGE: { category: "invalid", meaning: "wrong words on the command line" },
-  E_UNAUTHENTICATED: { category: "unauthenticated", meaning: "the passphrase is missing or wrong" },
+  E_UNAUTHENTICATED: { category: "unauthenticated", meaning: "the passphrase or token is missing or wrong" },
+  E_PERMISSION_DENIED: {
+    category: "permission-denied",
+    meaning: "the controller knows who asks, and does not allow it",
+  },
 } as const satisfies Record<string, ErrorCodeEntry>;
 
 export type ErrorCode = keyof typeof errorCodes;

@@ -9,6 +9,7 @@ export type ErrorCategory =
   | "invalid"
   | "timeout"
   | "no-such-method"
+  | "permission-denied"
   | "exhausted"
   | "precondition"
   | "unsupported"
@@ -23,6 +24,7 @@ const grpcStatus: Record<ErrorCategory, number> = {
   invalid: 3,
   timeout: 4,
   "no-such-method": 5,
+  "permission-denied": 7,
   exhausted: 8,
   precondition: 9,
   unsupported: 12,

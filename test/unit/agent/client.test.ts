@@ -405,7 +405,7 @@ test("an address where nobody or somebody else answers is named", async (t) => {
   const { port } = stranger.address() as { port: number };
   await assert.rejects(
     connect({ host: `127.0.0.1:${port}`, insecure: true }),
-    code("E_CONNECTION", /is no exporter \(HTTP status 404\)/),
+    code("E_CONNECTION", /does not speak gRPC \(HTTP status 404\)/),
   );
 });
 
