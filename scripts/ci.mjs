@@ -21,7 +21,7 @@ heading("programs");
 if (!installPrograms()) failures.push("programs");
 installClients();
 step("generated code is current", "npm", "run", "proto");
-step("generated code is committed", "git", "diff", "--exit-code", "--stat", "proto/gen");
+step("generated code is committed", "git", "diff", "--exit-code", "--stat", "proto/gen", "test/sim/proto/gen");
 step("types", "npm", "run", "types");
 step("lint and format", "npm", "run", "lint");
 step("doors between the rooms", "npm", "run", "layers");
