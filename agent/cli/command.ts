@@ -18,13 +18,19 @@ export interface ValueOption extends OptionBase {
   readonly value: string;
   /** The only values it takes, compared without regard to case. */
   readonly choices?: readonly string[];
+  /** It may be given several times. */
+  readonly multiple?: true;
 }
 
 export type Options = Readonly<Record<string, FlagOption | ValueOption>>;
 
-/** What was given on the command line: `true` or absent for a flag, the text or absent for a value. */
+/** What was given on the command line: `true` or absent for a flag, the text (or texts) or absent for a value. */
 export type Given<O extends Options> = {
-  readonly [K in keyof O]?: O[K] extends FlagOption ? true : string;
+  readonly [K in keyof O]?: O[K] extends FlagOption
+    ? true
+    : O[K] extends { multiple: true }
+      ? readonly string[]
+      : string;
 };
 
 /** One word of `jmp-agent`. Declared in a file of its own and loaded only when it is called. */
@@ -78,7 +84,7 @@ export function readArguments<O extends Options>(
     strict: false,
     tokens: true,
   });
-  const given: Record<string, string | true> = {};
+  const given: Record<string, string | true | string[]> = {};
   for (const token of tokens) {
     if (token.kind !== "option") continue;
     const option = Object.hasOwn(known, token.name) ? known[token.name] : undefined;
@@ -87,7 +93,9 @@ export function readArguments<O extends Options>(
       if (token.value !== undefined) throw new AgentError("E_USAGE", `--${token.name} does not take a value`);
       given[token.name] = true;
     } else {
-      given[token.name] = checkValue(token.name, option, token.value);
+      const value = checkValue(token.name, option, token.value);
+      const before = given[token.name];
+      given[token.name] = option.multiple === true ? [...(Array.isArray(before) ? before : []), value] : value;
     }
   }
   return { given: given as Given<O>, words: positionals };
@@ -111,7 +119,8 @@ export function commandHelp({ name, summary, words, options, notes }: Command): 
   const all: Options = { ...options, ...globalOptions, help: { type: "boolean", help: "show this text" } };
   const groups = new Map<string, [string, string][]>();
   for (const [option, declared] of Object.entries(all)) {
-    const left = `--${option}${declared.type === "string" ? ` ${declared.value}` : ""}`;
+    const again = declared.type === "string" && declared.multiple === true ? " ..." : "";
+    const left = `--${option}${declared.type === "string" ? ` ${declared.value}${again}` : ""}`;
     const group = option === "help" ? "Options" : (declared.group ?? "Options");
     groups.set(group, [...(groups.get(group) ?? []), [left, declared.help]]);
   }

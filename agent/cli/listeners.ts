@@ -44,10 +44,13 @@ export interface Listeners {
 }
 
 /**
- * Reads the listener's options and the files they name.
+ * Reads the listener's options and the files they name. Without any the exporter is leased through its controller.
  * @throws AgentError E_USAGE for options that do not go together, E_CONFIG for files that do not serve
  */
-export async function readListeners(given: Given<typeof listenerOptions>, env: NodeJS.ProcessEnv): Promise<Listeners> {
+export async function readListeners(
+  given: Given<typeof listenerOptions>,
+  env: NodeJS.ProcessEnv,
+): Promise<Listeners | undefined> {
   const listener = given["tls-grpc-listener"];
   const insecure = given["tls-grpc-insecure"] === true;
   const [cert, key] = [given["tls-cert"], given["tls-key"]];
@@ -56,13 +59,7 @@ export async function readListeners(given: Given<typeof listenerOptions>, env: N
     if (insecure || [cert, key, given.passphrase, given["passphrase-file"]].some((value) => value !== undefined)) {
       throw usage("--tls-grpc-insecure, --tls-cert, --tls-key, and --passphrase require --tls-grpc-listener");
     }
-    if (given.unix === undefined) {
-      throw usage(
-        "registering with a controller is not part of this version yet",
-        "serve directly instead, with --tls-grpc-listener [HOST:]PORT or --unix PATH",
-      );
-    }
-    return { tcp: undefined, unix: given.unix };
+    return given.unix === undefined ? undefined : { tcp: undefined, unix: given.unix };
   }
   const { host, port } = parseListener(listener);
   if (insecure && (cert !== undefined || key !== undefined)) {

@@ -6,11 +6,12 @@ export interface ProcessLogOptions {
   /** Least severe level that is written: debug, info, warning, error or critical. */
   readonly level?: string | undefined;
   readonly format?: string | undefined;
-  readonly exporter: string;
 }
 
-/** Standard output, for the lines of one exporter. */
+/** Standard output, for the lines of all exporters of this process. */
 export interface ProcessLog {
+  /** Copies every record of the bus. @param exporter whose records they are; none for those of the process itself */
+  follow(logs: LogBus, exporter?: string): void;
   /** Writes what is still in memory, however slow the reader is. */
   close(): void;
 }
@@ -30,8 +31,8 @@ const levels: Record<Severity, { name: string; value: number }> = {
   CRITICAL: { name: "critical", value: 60 },
 };
 
-/** Copies every record of the bus to standard output: JSON lines, or text where a person reads along. */
-export async function startProcessLog(logs: LogBus, options: ProcessLogOptions): Promise<ProcessLog> {
+/** Writes log records to standard output: JSON lines, or text where a person reads along. */
+export async function startProcessLog(options: ProcessLogOptions): Promise<ProcessLog> {
   const text = options.format === "text" || (options.format !== "json" && process.stdout.isTTY);
   const destination = pino.destination({ fd: 1, sync: text, maxLength: maxBufferedBytes });
   // A log reader that has gone away (EPIPE) does not end the exporter.
@@ -46,19 +47,24 @@ export async function startProcessLog(logs: LogBus, options: ProcessLogOptions):
       base: {
         component: "exporter",
         ...(namespace === undefined ? {} : { namespace }),
-        exporter: options.exporter,
       },
       timestamp: false,
       formatters: { level: (label) => ({ level: label }) },
     },
     text ? await pretty(destination) : gathered,
   );
-  const unsubscribe = logs.subscribe((record) => {
-    writer[levels[record.severity].name as "info"](contextOf(record), record.message);
-  });
+  const unsubscribers: (() => void)[] = [];
   return {
+    follow(logs, exporter) {
+      const whose = exporter === undefined ? {} : { exporter };
+      const write = (record: LogRecord) => {
+        const context = { ...whose, ...logs.context, ...contextOf(record) };
+        writer[levels[record.severity].name as "info"](context, record.message);
+      };
+      unsubscribers.push(logs.subscribe(write));
+    },
     close() {
-      unsubscribe();
+      for (const unsubscribe of unsubscribers) unsubscribe();
       gathered.flush();
       try {
         destination.flushSync();
@@ -108,7 +114,7 @@ async function pretty(destination: pino.DestinationStream): Promise<pino.Destina
     timestampKey: "ts",
     translateTime: "SYS:HH:MM:ss.l",
     hideObject: true,
-    messageFormat: "{logger}: {msg}{if operation} ({operation}){end}",
+    messageFormat: "{if exporter}{exporter} {end}{logger}: {msg}{if operation} ({operation}){end}",
   });
 }
 

@@ -6,27 +6,33 @@ export interface StopRequest {
   readonly exitCode: number;
 }
 
-/** SIGHUP asks to stop when the current lease ends; an exporter without a controller has none and stops at once. */
 const stopSignals = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"] as const satisfies NodeJS.Signals[];
 
-/**
- * Listens for signals from now on, so that none is lost while the exporter still opens its drivers.
- * @param force called with the exit code when a second signal comes: someone does not want to wait
- */
-export function listenForStop(force: (exitCode: number) => void): {
+export interface StopListener {
   /** Settles with the first signal. */
   readonly requested: Promise<StopRequest>;
   /** Aborted with the first signal. */
   readonly signal: AbortSignal;
-} {
+}
+
+/**
+ * Listens for signals from now on, so that none is lost while the exporter still opens its drivers.
+ * @param force called with the exit code when a second signal comes: someone does not want to wait
+ * @param patient called for SIGHUP where it asks to stop when the current lease ends; then it is no first signal
+ */
+export function listenForStop(
+  force: (exitCode: number) => void,
+  patient?: (request: StopRequest) => void,
+): StopListener {
   const aborter = new AbortController();
   const requested = new Promise<StopRequest>((settle) => {
     for (const signal of stopSignals) {
+      const request = { signal, exitCode: 128 + constants.signals[signal] };
       process.on(signal, () => {
-        const exitCode = 128 + constants.signals[signal];
-        if (aborter.signal.aborted) return force(exitCode);
+        if (signal === "SIGHUP" && patient !== undefined) return patient(request);
+        if (aborter.signal.aborted) return force(request.exitCode);
         aborter.abort();
-        settle({ signal, exitCode });
+        settle(request);
       });
     }
   });

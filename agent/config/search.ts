@@ -1,4 +1,4 @@
-import { access } from "node:fs/promises";
+import { access, readdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { AgentError } from "../driver/errors.ts";
@@ -31,6 +31,24 @@ export async function findExporterConfig(
     if (await exists(candidate)) return candidate;
   }
   throw new AgentError("E_CONFIG", `no exporter '${alias}': ${candidates.join(" and ")} do not exist`);
+}
+
+/** The files of all exporters in both directories; the user's file hides the system's of the same name. */
+export async function listExporterConfigs(
+  directories: { user: string; system: string } = exporterDirectories(process.env),
+): Promise<string[]> {
+  const byAlias = new Map<string, string>();
+  for (const directory of [directories.system, directories.user]) {
+    for (const name of await readdir(directory).catch(nothingThere)) {
+      if (name.endsWith(".yaml") && !name.startsWith(".")) byAlias.set(name, join(directory, name));
+    }
+  }
+  return [...byAlias.keys()].sort().map((name) => byAlias.get(name) as string);
+}
+
+function nothingThere(thrown: NodeJS.ErrnoException): string[] {
+  if (thrown.code === "ENOENT") return [];
+  throw thrown;
 }
 
 async function exists(path: string): Promise<boolean> {

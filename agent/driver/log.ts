@@ -38,6 +38,8 @@ export interface LoggerOptions {
 
 /** Where all log records of one exporter meet: process log, LogStream readers and telemetry listen here. */
 export class LogBus {
+  /** What is true of every record now: the lease, its client and its context. Writers of logs add it. */
+  context: Readonly<Record<string, string>> = {};
   readonly #listeners = new Set<(record: LogRecord) => void>();
 
   /** @returns a function that ends the subscription. */

@@ -37,13 +37,16 @@ export function createSession(exporter: Exporter, { motd = "", endSession }: Ses
   return { exporter, status, logRing, motd, endSession, close: () => logRing.close() };
 }
 
-/** The session of an exporter without a controller: ready from the first moment, and after every client. */
-export function createDirectSession(exporter: Exporter, options: { motd?: string | undefined } = {}): Session {
+/** The session of an exporter without a controller: ready from the first moment unless told not, and after every client. */
+export function createDirectSession(
+  exporter: Exporter,
+  { ready = true, ...options }: { motd?: string | undefined; ready?: boolean } = {},
+): Session {
   const session = createSession(exporter, {
     ...options,
     // There is no lease to end, and the next client must find the exporter ready.
     endSession: () => ({ success: true, message: "Session ended, the exporter stays ready" }),
   });
-  session.status.set("LEASE_READY", "Ready for commands");
+  if (ready) session.status.set("LEASE_READY", "Ready for commands");
   return session;
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
 import * as z from "zod";
-import { closeAll } from "../../agent/cli/run.ts";
+import { closeAll } from "../../agent/host/direct.ts";
 import { createCatalog } from "../../agent/driver/catalog.ts";
 import { defineDriver, type AnyDriver } from "../../agent/driver/driver.ts";
 import { DeviceOffline } from "../../agent/driver/errors.ts";

@@ -1,0 +1,91 @@
+import { hostname } from "node:os";
+import { AgentError, toAgentError } from "../driver/errors.ts";
+import { LogBus, type Logger, type Severity } from "../driver/log.ts";
+import { runDirect } from "../host/direct.ts";
+import { removeDeadLeases } from "../host/lease-directories.ts";
+import type { globalOptions, Given } from "./command.ts";
+import { loadExporterConfig } from "./exporter-config.ts";
+import type { Listeners } from "./listeners.ts";
+import { startProcessLog } from "./process-log.ts";
+import type { runOptions } from "./run.ts";
+import { listenForStop } from "./signals.ts";
+import { claimSocketPath } from "./unix-socket.ts";
+
+/** How long the process may take to end by itself when everything is closed. */
+const lingerMs = 500;
+
+/** `jmp-agent run` with a listener: one exporter without a controller. */
+export async function runDirectly(
+  given: Given<typeof runOptions> & Given<typeof globalOptions>,
+  listeners: Listeners,
+): Promise<number> {
+  hidePassphrase(given.passphrase);
+  const { config, warnings } = await loadExporterConfig(onlyOne(given));
+  if (listeners.unix !== undefined) await claimSocketPath(listeners.unix);
+
+  const logs = new LogBus();
+  const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
+  processLog.follow(logs, config.metadata.name);
+  try {
+    const level = (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
+    const log = logs.logger({ source: "system", logger: "jmp-agent", level });
+    for (const warning of warnings) log.warn(warning);
+    const stop = listenForStop((exitCode) => process.exit(exitCode));
+    // One call that goes wrong in a way its driver forgot must not end the others.
+    process.on("unhandledRejection", (reason) => log.error(`Unhandled rejection: ${toAgentError(reason).message}`));
+    // What nobody caught leaves unknown damage: close in good order and let the service manager start again.
+    const broken = new Promise<never>((_, reject) => process.once("uncaughtException", reject));
+    const requested = stop.requested.then(({ signal, exitCode }) => {
+      log.info(`${signal}: stopping`);
+      return exitCode;
+    });
+    await removeDeadLeases(process.env);
+    return await runDirect({
+      ...{ config, logs, ...listeners, env: process.env },
+      ready: () => announce(config.metadata.name, listeners, log),
+      stop: Promise.race([requested, broken]),
+    });
+  } finally {
+    processLog.close();
+    // Whatever a driver has left behind must not keep the process.
+    setTimeout(() => process.exit(), lingerMs).unref();
+  }
+}
+
+function onlyOne({ exporter, "exporter-config": path, all }: Given<typeof runOptions>) {
+  if (all === true || (exporter?.length ?? 0) > 1 || (path?.length ?? 0) > 1) {
+    throw new AgentError("E_USAGE", "a listener serves one exporter", {
+      hint: "give one --exporter or --exporter-config, or no listener",
+    });
+  }
+  return {
+    ...(exporter?.[0] === undefined ? {} : { exporter: exporter[0] }),
+    ...(path?.[0] === undefined ? {} : { "exporter-config": path[0] }),
+  };
+}
+
+/** Says that the exporter is ready, and what to type to reach it. */
+function announce(name: string, { tcp, unix }: Listeners, log: Logger): void {
+  if (tcp !== undefined) {
+    if (tcp.passphrase !== undefined && tcp.tls === undefined) {
+      log.warn(
+        "--passphrase with --tls-grpc-insecure: the passphrase will be transmitted in plaintext, clear to whoever listens",
+      );
+    }
+    const host = ["0.0.0.0", "::"].includes(tcp.host) ? hostname() : tcp.host;
+    const words = [
+      tcp.tls === undefined ? " --tls-grpc-insecure" : "",
+      tcp.passphrase === undefined ? "" : " --passphrase …",
+    ];
+    const address = `${host.includes(":") ? `[${host}]` : host}:${tcp.port}`;
+    log.info(`Exporter ${name} is ready: jmp shell --tls-grpc ${address}${words.join("")}`);
+  }
+  if (unix !== undefined) log.info(`Exporter ${name} is ready: JUMPSTARTER_HOST=${unix} j --help`);
+}
+
+/** The process list shows arguments to every user: what was given there is blotted out. */
+function hidePassphrase(passphrase: string | undefined): void {
+  if (passphrase === undefined) return;
+  const words = process.argv.map((word) => word.replace(passphrase, "***"));
+  process.title = [process.argv0, ...words.slice(1)].join(" ");
+}

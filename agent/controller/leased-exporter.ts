@@ -1,0 +1,250 @@
+import type { Duplex } from "node:stream";
+import type { ExporterConfig } from "../config/schema.ts";
+import { toAgentError } from "../driver/errors.ts";
+import { killLeftoverHooks } from "../hooks/leftovers.ts";
+import { runHook, type HookOutcome } from "../hooks/hook.ts";
+import type { Exporter } from "../session/exporter.ts";
+import { report } from "../session/report.ts";
+import { Backoff } from "./backoff.ts";
+import type { Clock } from "./clock.ts";
+import type { ControllerClient } from "./controller-client.ts";
+import { startControllerLink } from "./controller-link.ts";
+import { LeaseLoop } from "./lease-loop.ts";
+import type { HookName, Lease, LeaseEffect, LeaseEvent, LeaseState } from "./lease-machine.ts";
+import { openLeaseScope, type LeaseScope } from "./lease-scope.ts";
+import { listenForClients } from "./listen-for-clients.ts";
+import { releaseLease } from "./release-lease.ts";
+import { StatusReporter } from "./status-reporter.ts";
+
+/** What of the configuration a lease goes by. It may change between leases. */
+export type LeaseConfig = Pick<ExporterConfig, "hooks" | "motd" | "exitOnLeaseEnd">;
+
+export interface LeasedExporterOptions {
+  readonly exporter: Exporter;
+  readonly config: () => LeaseConfig;
+  readonly controller: ControllerClient;
+  /** Opens the byte stream that a router joins with a client's. */
+  readonly dial: (routerEndpoint: string, routerToken: string) => Duplex;
+  readonly clock: Clock;
+  readonly env: NodeJS.ProcessEnv;
+  /** Where the private directory of a lease is made; `mkdtemp` adds to it. */
+  readonly directoryPrefix: string;
+  /** Reads again what the exporter shows the controller to be let in; true if it has changed. */
+  readonly refreshCredentials: () => Promise<boolean>;
+}
+
+/** An exporter that registers with a controller and serves its leases until it is stopped. */
+export interface LeasedExporter {
+  readonly state: LeaseState;
+  /** Whether the controller has taken the registration and not been lost since. */
+  readonly online: boolean;
+  /** Ends the exporter in good order: afterLease runs, the controller is told. */
+  stop(when: "now" | "leaseEnd", exitCode: number): void;
+  /** Runs a task while no lease is served: at once, or when the current lease is over. Leases wait for it. */
+  whenFree(task: () => Promise<void>): "now" | "at-lease-end";
+  /** Tells the controller anew what this exporter has. */
+  registerAgain(): void;
+  /** Leaves everything as fast as it can, after a failure that nobody caught. The controller is told why. */
+  abandon(reason: string): Promise<void>;
+  /** @returns the exit code; never settles after `abandon` */
+  readonly done: Promise<number>;
+}
+
+/** Clients poll the status; this long the last one can be read before the session goes. */
+const settleMs = 1_000;
+
+/** How long the controller is asked to take a lease back before the exporter goes on; it is asked again if it names the lease. */
+const releaseLimitMs = 30_000;
+
+/** How long the controller may take to hear that the exporter goes. */
+const farewellMs = 10_000;
+
+export function startLeasedExporter(options: LeasedExporterOptions): LeasedExporter {
+  const { exporter, controller, clock, config, env } = options;
+  const log = exporter.logs.logger({ source: "system", logger: "exporter" });
+  const over = new AbortController();
+  const reporter = new StatusReporter({ controller, clock, log });
+  const waiting: (() => Promise<void>)[] = [];
+  let free = Promise.resolve();
+  let scope: LeaseScope | undefined;
+  let abandoned = false;
+  let exit: (exitCode: number) => void;
+  const done = new Promise<number>((resolve) => (exit = resolve));
+
+  const loop = new LeaseLoop(() => {
+    const { hooks, exitOnLeaseEnd } = config();
+    return {
+      hooks: { beforeLease: hooks.beforeLease !== null, afterLease: hooks.afterLease !== null },
+      exitOnLeaseEnd,
+    };
+  }, perform);
+
+  function perform(effect: LeaseEffect, dispatch: (event: LeaseEvent) => void): void {
+    if (abandoned) return;
+    switch (effect.do) {
+      case "tell":
+        if (effect.who !== "controller") scope?.session.status.set(effect.status, effect.message);
+        if (effect.who !== "clients") reporter.report(effect.status, effect.message);
+        return;
+      case "begin":
+        begin(effect.lease).then(
+          () => dispatch({ kind: "begun" }),
+          (error: unknown) => dispatch({ kind: "begun", error: toAgentError(error).message }),
+        );
+        return;
+      case "runHook":
+        void hook(effect.hook, effect.lease).then((result) => dispatch({ kind: "hookDone", result }));
+        return;
+      case "openGate":
+        scope?.openGate();
+        return;
+      case "transfer":
+        exporter.logs.context = contextOf(effect.lease);
+        log.info(`Lease ${effect.lease.name} goes over to client ${effect.lease.client}`);
+        scope?.cutTunnels();
+        return;
+      case "settle":
+        void clock.sleep(settleMs).then(() => dispatch({ kind: "settled" }));
+        return;
+      case "release":
+        void release(effect.lease).then(() => dispatch({ kind: "released" }));
+        return;
+      case "clean":
+        void clean().then(() => dispatch({ kind: "cleaned" }));
+        return;
+      case "unregister":
+        void farewell().then(() => dispatch({ kind: "unregistered" }));
+        return;
+      case "exit":
+        leave();
+        exit(effect.exitCode);
+    }
+  }
+
+  async function begin(lease: Lease): Promise<void> {
+    await free;
+    exporter.logs.context = contextOf(lease);
+    log.info(`Lease ${lease.name} begins`);
+    scope = await openLeaseScope({
+      exporter,
+      motd: config().motd ?? undefined,
+      endSession: () => {
+        loop.dispatch({ kind: "endSession" });
+        return { success: true, message: "Session end triggered, afterLease hook running asynchronously" };
+      },
+      listen: (signal) => listenForClients({ controller, lease: lease.name, clock, log, signal }),
+      dial: options.dial,
+      directoryPrefix: options.directoryPrefix,
+      clock,
+    });
+  }
+
+  async function hook(name: HookName, lease: Lease): Promise<HookOutcome> {
+    const settings = config().hooks[name];
+    if (settings === null || scope === undefined) return { kind: "ok" };
+    const { session, hookSocket, directory } = scope;
+    const outcome = await runHook(name, settings, {
+      ...{ lease: lease.name, client: lease.client, hookSocket, directory, logs: exporter.logs, env },
+      signal: over.signal,
+    });
+    if (outcome.motd !== undefined) session.motd = [session.motd, outcome.motd].filter(Boolean).join("\n");
+    return outcome;
+  }
+
+  async function release(lease: string): Promise<void> {
+    const limitMs = loop.state.stop?.when === "now" ? farewellMs : releaseLimitMs;
+    await within(limitMs, (signal) => releaseLease(lease, { controller, reporter, clock, log, signal }));
+  }
+
+  async function clean(): Promise<void> {
+    const ended = scope;
+    scope = undefined;
+    if (ended !== undefined) {
+      // What hooks have left in the background belongs to the lease.
+      await killLeftoverHooks(ended.directory);
+      await ended.close().catch((error: unknown) => {
+        log.error(`the lease could not be cleaned up: ${toAgentError(error).message}`);
+      });
+      log.info("The lease is over, nothing of it is left");
+    }
+    exporter.logs.context = {};
+    for (const task of waiting.splice(0)) await task();
+  }
+
+  /** Says goodbye, as far as the controller listens. */
+  async function farewell(): Promise<void> {
+    if (!link.registered) return;
+    await within(farewellMs, async (signal) => {
+      await reporter.flush(signal);
+      await controller.unregister("Exporter shutdown", signal);
+    });
+  }
+
+  /** Bounded work whose failure is only told. */
+  async function within(limitMs: number, work: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
+    const ended = new AbortController();
+    const late = clock.sleep(limitMs, ended.signal).then(
+      () => ended.abort(new Error("it took too long")),
+      () => {},
+    );
+    await Promise.race([late, work(ended.signal)]).catch((error: unknown) => {
+      log.warn(`the controller could not be told: ${toAgentError(error).message}`);
+    });
+    ended.abort();
+  }
+
+  function leave(): void {
+    over.abort();
+    reporter.stop();
+  }
+
+  const link = startControllerLink({
+    controller,
+    registration: () => {
+      const { labels, reports } = report(exporter);
+      return { labels, reports };
+    },
+    firstRegistered: () => reporter.report("AVAILABLE", "Exporter registered and available"),
+    reconnected: () => reporter.reconnected(),
+    told: ({ leased, leaseName, clientName, context }) => {
+      const lease = leased && leaseName ? { name: leaseName, client: clientName ?? "", context } : null;
+      loop.dispatch({ kind: "assigned", lease });
+    },
+    refreshCredentials: options.refreshCredentials,
+    backoff: new Backoff(),
+    clock,
+    log,
+    signal: over.signal,
+  });
+
+  return {
+    get state() {
+      return loop.state;
+    },
+    get online() {
+      return link.online;
+    },
+    stop: (when, exitCode) => loop.dispatch({ kind: "stop", when, exitCode }),
+    whenFree(task) {
+      if (loop.state.phase !== "available") {
+        waiting.push(task);
+        return "at-lease-end";
+      }
+      free = free.then(task);
+      return "now";
+    },
+    registerAgain: () => link.registerAgain(),
+    async abandon(reason) {
+      abandoned = true;
+      over.abort();
+      reporter.report("OFFLINE", reason);
+      await Promise.all([clean(), within(farewellMs, (signal) => reporter.flush(signal))]);
+      leave();
+    },
+    done,
+  };
+}
+
+function contextOf({ name, client, context }: Lease): Record<string, string> {
+  return { ...context, lease_id: name, client };
+}
