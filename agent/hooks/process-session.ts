@@ -58,13 +58,14 @@ export async function killSession(session: number, { graceMs, leaderEnded }: Kil
     late.abort();
   }
   if (await goneBy(session, graceEnd)) return;
-  signalSession(session, "SIGKILL");
-  await goneBy(session, performance.now() + dyingMs);
+  // Again and again, as a group that is made meanwhile gets away from the signal.
+  await goneBy(session, performance.now() + dyingMs, () => signalSession(session, "SIGKILL"));
 }
 
-async function goneBy(session: number, end: number): Promise<boolean> {
+async function goneBy(session: number, end: number, urge = () => {}): Promise<boolean> {
   while (sessionMembers(session).length > 0) {
     if (performance.now() >= end) return false;
+    urge();
     await sleep(pollMs);
   }
   return true;

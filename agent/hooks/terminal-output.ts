@@ -90,7 +90,7 @@ function readRest(controller: number): Buffer {
       if (length === 0) break;
       chunks.push(chunk.subarray(0, length));
     } catch {
-      break; // EIO
+      break; // EIO, or EAGAIN if somebody has opened it by its name meanwhile
     }
   }
   return Buffer.concat(chunks);

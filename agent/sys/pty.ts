@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync, readdirSync } from "node:fs";
 import { loadKoffi, systemError } from "./native.ts";
 
-const { O_RDWR, O_NOCTTY } = constants;
+const { O_RDWR, O_NOCTTY, O_NONBLOCK } = constants;
 
 /** asm-generic/fcntl.h; Node does not name it. */
 const O_CLOEXEC = 0o2000000;
@@ -13,7 +13,7 @@ const longestName = 64;
 
 /** Both ends of a new pseudo terminal, as descriptors that no child inherits by accident. Who asked closes them. */
 export interface Pty {
-  /** Where what the programs print is read; EIO when none of them has the terminal open any more. */
+  /** Where what the programs print is read, without waiting; EIO when none of them has the terminal open any more. */
   readonly controller: number;
   /** What programs get as their terminal. */
   readonly terminal: number;
@@ -43,7 +43,7 @@ export async function loadPtys(): Promise<Ptys> {
   };
   return {
     open() {
-      const controller = check(openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), "posix_openpt");
+      const controller = check(openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC), "posix_openpt");
       try {
         check(grantpt(controller), "grantpt");
         check(unlockpt(controller), "unlockpt");
