@@ -25,10 +25,12 @@ interface Lease extends HookContext {
 }
 
 function startLease(t: TestContext, given: Partial<HookContext> = {}): Lease {
-  // Paths with blanks and quotes are legal.
-  const directory = join(scratch(t), "it's a lease");
-  mkdirSync(directory, { mode: 0o700 });
+  let directory = "";
+  // Before the directory goes, which says what there is to end.
   t.after(() => killLeftoverHooks(directory));
+  // Paths with blanks and quotes are legal.
+  directory = join(scratch(t), "it's a lease");
+  mkdirSync(directory, { mode: 0o700 });
   const logs = new LogBus();
   const records: LogRecord[] = [];
   logs.subscribe((record) => records.push(record));
