@@ -20,6 +20,7 @@ import type { LiveDriver } from "../driver/live-driver.ts";
 import { fromWire, toWire } from "../stream/value.ts";
 import type { Exporter } from "./exporter.ts";
 import type { Limit } from "./limit.ts";
+import { callBegins } from "./observed.ts";
 import { report } from "./report.ts";
 import type { RpcMethod, StreamingRpc, UnaryRpc } from "./rpc-server.ts";
 import type { Session } from "./session.ts";
@@ -76,7 +77,7 @@ export function exporterService(service: Service): Map<string, RpcMethod> {
       const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       try {
-        const result = await logged(driver, request.method, async () =>
+        const result = await logged(service, driver, request.method, async () =>
           toWire(await invokeUnary(driver, request.method, args, call)),
         );
         return { uuid: randomUUID(), result };
@@ -96,7 +97,7 @@ export function exporterService(service: Service): Map<string, RpcMethod> {
       const release = service.calls.enter();
       const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
-      const operation = beginOperation(driver, request.method);
+      const operation = beginOperation(service, driver, request.method);
       try {
         for await (const item of invokeStreaming(driver, request.method, args, call)) {
           yield { uuid: randomUUID(), result: toWire(item) };
@@ -106,6 +107,7 @@ export function exporterService(service: Service): Map<string, RpcMethod> {
         operation.failed(error);
         throw error;
       } finally {
+        operation.left();
         done();
         discardUnused(exporter, args);
         release();
@@ -190,8 +192,8 @@ function discardUnused(exporter: Exporter, args: readonly unknown[]): void {
   }
 }
 
-async function logged<T>(driver: LiveDriver, method: string, run: () => Promise<T>): Promise<T> {
-  const operation = beginOperation(driver, method);
+async function logged<T>(service: Service, driver: LiveDriver, method: string, run: () => Promise<T>): Promise<T> {
+  const operation = beginOperation(service, driver, method);
   try {
     const result = await run();
     operation.completed();
@@ -212,13 +214,22 @@ const errorTypes: Partial<Record<ErrorCategory, string>> = {
   io: "device_error",
 };
 
-function beginOperation(driver: LiveDriver, operation: string) {
+function beginOperation(service: Service, driver: LiveDriver, operation: string) {
   driver.log.info("Operation started", { operation });
+  const ended = callBegins(service, driver, operation);
   return {
-    completed: () => driver.log.info("Operation completed", { operation, result: "success" }),
+    completed: () => {
+      driver.log.info("Operation completed", { operation, result: "success" });
+      ended();
+    },
     failed: (error: unknown) => {
       const errorType = errorTypes[toAgentError(error).category] ?? "internal_error";
       driver.log.warn("Operation failed", { operation, result: "failure", error_type: errorType });
+      ended(error);
     },
+    /** Nobody wants the rest, if there is any. */
+    left: () => ended(gone),
   };
 }
+
+const gone = new AgentError("E_CANCELLED", "the caller has gone");

@@ -3,9 +3,11 @@ import { AgentError, describeZodError } from "../driver/errors.ts";
 import { invokeStream } from "../driver/invoke.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
 import { supportsEncoding } from "../stream/codecs.ts";
+import type { RouterStream } from "../stream/router-stream.ts";
 import { admit, type Service } from "./exporter-service.ts";
 import { streamOfRpc } from "./frame-carrier.ts";
 import { joinStreams } from "./join-streams.ts";
+import { resourceBegins, streamBegins } from "./observed.ts";
 import type { RpcCall } from "./rpc-call.ts";
 import type { RpcMethod } from "./rpc-server.ts";
 import { contentEncodings } from "../driver/resource.ts";
@@ -50,11 +52,17 @@ function parseRequest(header: string | string[] | undefined): z.output<typeof st
 async function serveDriver(service: Service, rpc: RpcCall, uuid: string, method: string): Promise<void> {
   const driver = admit(service, uuid);
   const { call, done } = service.session.exporter.beginCall(driver, rpc);
+  const ended = streamBegins(service, driver, method);
+  let client: RouterStream | undefined;
   try {
     const opened = await invokeStream(driver, method, call);
     rpc.sendMetadata();
-    const client = streamOfRpc(rpc.stream, { bytes: !opened.readableObjectMode });
+    client = streamOfRpc(rpc.stream, { bytes: !opened.readableObjectMode });
     await joinStreams(client, opened, { lingerMs: halfCloses(driver, method) ? undefined : service.lingerMs });
+    ended(client);
+  } catch (error) {
+    ended(client, error);
+    throw error;
   } finally {
     done();
   }
@@ -73,12 +81,14 @@ async function serveResource(service: Service, rpc: RpcCall, uuid: string, reque
   // Asked for an encoding we lack, we say so by leaving out the key, and the client converts by itself.
   const encoding = contentEncodings.find((known) => known === requested && supportsEncoding(known)) ?? null;
   const stream = streamOfRpc(rpc.stream, { bytes: true, largestFrameBytes: resourceFrameBytes });
-  const ended = new Promise<void>((resolve) => stream.once("close", resolve));
+  const closed = new Promise<void>((resolve) => stream.once("close", resolve));
+  const ended = resourceBegins(service, stream);
   const handle = service.session.exporter.resources.lend(stream, encoding);
   rpc.sendMetadata({
     resource: JSON.stringify(handle),
     ...(requested !== null && encoding === null ? {} : { x_jmp_accept_encoding: encoding ?? "" }),
   });
-  await ended;
+  await closed;
+  ended(stream.errored ?? undefined);
   if (stream.errored) throw stream.errored;
 }

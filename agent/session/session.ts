@@ -1,5 +1,6 @@
 import type { Exporter } from "./exporter.ts";
 import { LogRing } from "./log-stream.ts";
+import type { SessionObserver } from "./observer.ts";
 import { SessionStatus } from "./status.ts";
 
 /** What EndSession answers. */
@@ -24,6 +25,8 @@ export interface Session {
   readonly status: SessionStatus;
   readonly logRing: LogRing;
   motd: string;
+  /** Told what clients and hooks do. */
+  observer?: SessionObserver | undefined;
   endSession(): SessionEnding;
   /** Ends the log streams. What serves the session must be closed before. */
   close(): void;

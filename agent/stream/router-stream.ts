@@ -35,9 +35,14 @@ export class RouterStream extends Duplex {
   readonly #bytes: boolean;
   readonly #largestFrameBytes: number;
   #ended = false;
+  /** Payload bytes of the peer so far. */
+  receivedBytes = 0;
+  /** Payload bytes that were handed to the transport so far. */
+  sentBytes = 0;
 
   constructor(carrier: Carrier, options: RouterStreamOptions = {}) {
-    super({ objectMode: true, highWaterMark: 16, allowHalfOpen: true });
+    const objectMode = options.bytes !== true;
+    super({ objectMode, highWaterMark: objectMode ? 16 : 16 * usualFrameBytes, allowHalfOpen: true });
     this.#carrier = carrier;
     this.#bytes = options.bytes ?? false;
     this.#largestFrameBytes = options.largestFrameBytes ?? usualFrameBytes;
@@ -47,6 +52,7 @@ export class RouterStream extends Duplex {
   receive(frame: Frame): void {
     if (this.destroyed || this.#ended) return;
     if (frame.frameType === frameTypes.DATA) {
+      this.receivedBytes += frame.payload.length;
       if (frame.payload.length > 0 && !this.push(frame.payload)) this.#carrier.flow(false);
     } else if (frame.frameType === frameTypes.GOAWAY) {
       this.receiveEnd();
@@ -80,6 +86,7 @@ export class RouterStream extends Duplex {
   }
 
   #send(chunks: readonly Uint8Array[], done: (error?: Error | null) => void): void {
+    for (const chunk of chunks) this.sentBytes += chunk.length;
     const payloads = this.#bytes
       ? asFrames(chunks, this.#largestFrameBytes)
       : chunks.filter((chunk) => chunk.length > 0);
