@@ -69,7 +69,10 @@ function single(metadata: Metadata, name: string): string {
   return given[0] ?? "";
 }
 
-/** Node joins repeated headers with a comma, which neither names nor tokens contain. */
+/**
+ * Node joins repeated headers with a comma, which no name contains. Of several `authorization` headers it keeps the first,
+ * so that those go unnoticed here.
+ */
 function values(metadata: Metadata, name: string): string[] {
   return metadata.get(name).flatMap((value) => value.toString().split(", "));
 }

@@ -131,6 +131,7 @@ export function clientService({ world, auth, leases, hooks, newToken }: ClientSe
         const client = auth.client(call, parseNamespace(request.parent));
         const token = newToken();
         client.tokens.add(token);
+        client.issued = token;
         return { token, expiry: new Date(Date.now() + 365 * 24 * 3600_000) };
       },
     },

@@ -63,6 +63,12 @@ export interface ControllerOptions {
   readonly ports?: { readonly controller?: number; readonly router?: number };
   /** Serves TelemetryService in plain text and tells exporters of it. Default: no telemetry. */
   readonly telemetry?: { readonly minSeverity?: string };
+  /** Where keys and certificates are written, and left. Default: a directory that goes with `close`. */
+  readonly directory?: string;
+  /** What router tokens are signed with; two labs with the same key accept each other's. Default: a random one. */
+  readonly routerKey?: string;
+  /** A router elsewhere, with the same key, to which dials are sent instead of the lab's own. */
+  readonly outsideRouter?: { readonly endpoint: string; readonly ca: string };
   /** How long a Dial waits for an exporter that is still Available. Default: 30 s, as the real one. */
   readonly dialWaitMs?: number;
   /** Without a Status stream for so long, an exporter is offline. Default: 60 s, as the real one. */
@@ -74,7 +80,7 @@ export interface Lab {
   /** HOST:PORT of the controller. */
   readonly endpoint: string;
   readonly routerEndpoint: string;
-  /** PEM of the authority that signed the certificates of both ports. */
+  /** PEM of the authorities that signed the certificates of both ports. */
   readonly ca: string;
   /** As the configuration files want it. */
   readonly caBase64: string;
@@ -127,12 +133,15 @@ export interface Lab {
 
 export async function startController(options: ControllerOptions = {}): Promise<Lab> {
   const { release = "head", namespace = "default", host = "127.0.0.1" } = options;
-  const directory = await mkdtemp(join(tmpdir(), "jmp-lab-"));
+  const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "jmp-lab-")));
+  const cleanUp = async () => {
+    if (options.directory === undefined) await rm(directory, { recursive: true, force: true });
+  };
   let authority: Authority;
   try {
     authority = await createAuthority(directory);
   } catch (error) {
-    await rm(directory, { recursive: true, force: true });
+    await cleanUp();
     throw error;
   }
   const can = features(release);
@@ -147,7 +156,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
   const leases = createLeaseTable(world, namespace);
   const statusStreams = createStatusStreams(world, records, can.leaseContext);
   const listenQueues = createListenQueues(records, !can.listenSupersedes);
-  const router = createRouter(records, faults);
+  const router = createRouter(records, faults, options.routerKey ?? randomUUID());
   world.watch(touched, "last");
 
   const signingKey = randomUUID();
@@ -158,6 +167,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
     return signToken(claims, signingKey);
   };
 
+  const trusted = authority.certificate + (options.outsideRouter?.ca ?? "");
   const hooks = { faults, records };
   const certificate = await authority.serverCertificate();
   let telemetry: Port | undefined;
@@ -181,15 +191,10 @@ export async function startController(options: ControllerOptions = {}): Promise<
   const routerPort = await openPort([router.service], { certificate, ...withPort(ports.router) });
   if (options.telemetry && can.serviceEndpoints) telemetry = await openPort([telemetryService(world, hooks)]);
 
-  const tokensOf = (name: string): Set<string> => {
+  const owner = (name: string) => {
     const found = world.exporters.get(key(namespace, name)) ?? world.clients.get(key(namespace, name));
     if (!found) throw new Error(`the lab has no exporter and no client ${name}`);
-    return found.tokens;
-  };
-  const firstToken = (tokens: Set<string>): string => {
-    const token = [...tokens].at(-1);
-    if (token === undefined) throw new Error("no token is accepted now");
-    return token;
+    return found;
   };
   const tls = () => ({ ca: lab.caBase64, insecure: false });
 
@@ -199,25 +204,24 @@ export async function startController(options: ControllerOptions = {}): Promise<
       return `${host}:${controllerPort.port}`;
     },
     get routerEndpoint() {
-      return `${host}:${routerPort.port}`;
+      return options.outsideRouter?.endpoint ?? `${host}:${routerPort.port}`;
     },
-    ca: authority.certificate,
-    caBase64: Buffer.from(authority.certificate).toString("base64"),
+    ca: trusted,
+    caBase64: Buffer.from(trusted).toString("base64"),
     addExporter({ name, namespace: own = namespace, labels = {} }) {
-      const exporter = newExporter(own, name, labels);
-      exporter.tokens.add(newToken(`exporter:${own}:${name}:${exporter.uid}`));
+      const exporter = newExporter(own, name, labels, newToken(`exporter:${own}:${name}:${randomUUID()}`));
       world.exporters.set(key(own, name), exporter);
       world.changed();
       return exporter;
     },
     addClient({ name, namespace: own = namespace }) {
-      const tokens = new Set([newToken(`client:${own}:${name}:${randomUUID()}`)]);
-      world.clients.set(key(own, name), { namespace: own, name, tokens });
+      const token = newToken(`client:${own}:${name}:${randomUUID()}`);
+      world.clients.set(key(own, name), { namespace: own, name, tokens: new Set([token]), issued: token });
     },
     exporter: (name) => world.exporter(name),
     lease: (name) => world.lease(name),
-    exporterToken: (name) => firstToken(world.exporter(name).tokens),
-    clientToken: (name) => firstToken(world.client(name).tokens),
+    exporterToken: (name) => world.exporter(name).issued,
+    clientToken: (name) => world.client(name).issued,
     exporterConfig: (name, exported, more = {}) => ({
       apiVersion: "jumpstarter.dev/v1alpha1",
       kind: "ExporterConfig",
@@ -291,14 +295,12 @@ export async function startController(options: ControllerOptions = {}): Promise<
     controller: controllerPort,
     router: joined(routerPort, router),
     rotateToken(name) {
-      const tokens = tokensOf(name);
       const token = newToken(name);
-      tokens.clear();
-      tokens.add(token);
+      Object.assign(owner(name), { tokens: new Set([token]), issued: token });
       return token;
     },
     refuseTokens(name, refusal) {
-      tokensOf(name).clear();
+      owner(name).tokens.clear();
       if (refusal) Object.assign(auth.refusal, refusal);
     },
     async replaceCertificates(kind) {
@@ -321,7 +323,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
           leases.end(lease, "Released");
           world.leases.delete(key(lease.namespace, lease.name));
         }
-        const { uid, devices, status, statusMessage, lastSeenMs } = newExporter(exporter.namespace, name, {});
+        const { uid, devices, status, statusMessage, lastSeenMs } = newExporter(exporter.namespace, name, {}, "");
         const labels = Object.entries(exporter.labels).filter(([label]) => !label.startsWith("jumpstarter.dev/"));
         const fresh = { uid, devices, status, statusMessage, lastSeenMs, labels: Object.fromEntries(labels) };
         Object.assign(exporter, fresh);
@@ -331,7 +333,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
     async close() {
       leases.close();
       await Promise.all([controllerPort.stop(), routerPort.stop(), telemetry?.stop()]);
-      await rm(directory, { recursive: true, force: true });
+      await cleanUp();
     },
   };
   return lab;
@@ -341,7 +343,7 @@ function withPort(port: number | undefined) {
   return port === undefined ? {} : { port };
 }
 
-/** One object with the members of both, which stay live. */
+/** One object with the members of both. What changes in them must be an accessor. */
 function joined<A extends object, B extends object>(a: A, b: B): A & B {
   const members = { ...Object.getOwnPropertyDescriptors(a), ...Object.getOwnPropertyDescriptors(b) };
   return Object.defineProperties({}, members) as A & B;

@@ -1,6 +1,5 @@
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from "@grpc/grpc-js";
 import { once } from "node:events";
-import type { Http2Server, IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import { createServer, type Server as TcpServer, type Socket } from "node:net";
 import type { ServerCertificate } from "../certificates.ts";
 
@@ -53,7 +52,6 @@ export async function openPort(services: readonly Service[], options: PortOption
     const server = new Server();
     for (const { definition, implementation } of services) server.addService(definition, implementation);
     const injector = server.createConnectionInjector(credentials());
-    keepRepeatedHeaders(server);
     return { server, injector };
   };
   let current = serve();
@@ -102,17 +100,4 @@ export async function openPort(services: readonly Service[], options: PortOption
   };
   await opened.start();
   return opened;
-}
-
-/**
- * Node keeps only the first of several `authorization` headers. The controller refuses calls that send it twice, and
- * must be able to see it.
- */
-function keepRepeatedHeaders(server: Server): void {
-  const { http2Servers } = server as unknown as { http2Servers: Map<Http2Server, unknown> };
-  const join = (_stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _flags: number, raw?: readonly string[]) => {
-    const given = (raw ?? []).filter((_, index, all) => index % 2 === 1 && all[index - 1] === "authorization");
-    if (given.length > 1) headers.authorization = given.join(", ");
-  };
-  for (const http2 of http2Servers.keys()) http2.prependListener("stream", join);
 }

@@ -18,7 +18,12 @@ export interface PythonClient {
 }
 
 /** A Python client of the lab with its own configuration directory, which goes with the test. */
-export function pythonClient(t: Pick<TestContext, "after">, lab: Lab, version: string, name: string): PythonClient {
+export function pythonClient(
+  t: Pick<TestContext, "after">,
+  lab: Pick<Lab, "clientConfig">,
+  version: string,
+  name: string,
+): PythonClient {
   const home = scratch(t);
   mkdirSync(join(home, "clients"));
   writeFileSync(join(home, "clients", `${name}.yaml`), stringify(lab.clientConfig(name)), { mode: 0o600 });
@@ -47,7 +52,7 @@ export interface PythonExporter {
 /** The unmodified Python exporter, in a process group of its own, which ends with the test at the latest. */
 export function startPythonExporter(
   t: Pick<TestContext, "after">,
-  lab: Lab,
+  lab: Pick<Lab, "exporterConfig">,
   version: string,
   name: string,
   exported: Record<string, unknown>,

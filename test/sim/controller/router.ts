@@ -39,10 +39,12 @@ interface End {
   readonly finished: Promise<void>;
 }
 
-export function createRouter(records: Records, faults: Faults): Router {
-  const key = randomUUID();
+/** `key`: what tokens are signed with. */
+export function createRouter(records: Records, faults: Faults, key: string): Router {
   const waiting = new Map<string, { end: End; record: TunnelRecord }>();
   const ends = new Set<End>();
+  let delayMs = 0;
+  let prompt = false;
 
   const authenticate = (metadata: Raw["metadata"]): string => {
     let token: string;
@@ -104,12 +106,12 @@ export function createRouter(records: Records, faults: Faults): Router {
     const pipes = [copy(second, first, record), copy(first, second, record)];
     let failure: RpcError | undefined;
     for (const pipe of pipes) pipe.catch((error: RpcError) => (failure ??= error));
-    await (router.prompt ? Promise.all(pipes).catch(() => {}) : Promise.allSettled(pipes));
+    await (prompt ? Promise.all(pipes).catch(() => {}) : Promise.allSettled(pipes));
     second.finish(failure);
     first.finish();
   };
   const copy = (from: End, to: End, record: TunnelRecord) =>
-    pump(from, to, router.delayMs, (message) => {
+    pump(from, to, delayMs, (message) => {
       record.messages++;
       record.bytes += message.length;
     });
@@ -143,8 +145,18 @@ export function createRouter(records: Records, faults: Faults): Router {
     get open() {
       return ends.size;
     },
-    delayMs: 0,
-    prompt: false,
+    get delayMs() {
+      return delayMs;
+    },
+    set delayMs(value) {
+      delayMs = value;
+    },
+    get prompt() {
+      return prompt;
+    },
+    set prompt(value) {
+      prompt = value;
+    },
   };
   return router;
 }
@@ -177,7 +189,8 @@ function pump(from: End, to: End, delayMs: number, passed: (message: Buffer) => 
     };
     const later = (action: () => void) => (delayMs > 0 ? void setTimeout(action, delayMs).unref() : action());
     const take = (message: Buffer) => later(() => give(message));
-    const half = () => later(() => stop(resolve));
+    // A caller that has cancelled seems to half-close first; the cancellation follows at once, and then wins.
+    const half = () => later(() => setImmediate(() => stop(resolve)));
     to.finished.then(
       () => (toGone = true),
       () => (toGone = true),

@@ -22,12 +22,15 @@ export interface ExporterObject {
   statusStreams: number;
   /** Tokens that are accepted. */
   tokens: Set<string>;
+  /** The token that was issued last, accepted or not. */
+  issued: string;
 }
 
 export interface ClientObject {
   readonly namespace: string;
   readonly name: string;
   tokens: Set<string>;
+  issued: string;
 }
 
 export type ConditionType = "Pending" | "Ready" | "Unsatisfiable" | "Invalid";
@@ -147,7 +150,12 @@ export function createWorld(namespace: string, offlineAfterMs: number): World {
   return world;
 }
 
-export function newExporter(namespace: string, name: string, labels: Record<string, string>): ExporterObject {
+export function newExporter(
+  namespace: string,
+  name: string,
+  labels: Record<string, string>,
+  token: string,
+): ExporterObject {
   return {
     namespace,
     name,
@@ -159,6 +167,7 @@ export function newExporter(namespace: string, name: string, labels: Record<stri
     statusMessage: "",
     lastSeenMs: null,
     statusStreams: 0,
-    tokens: new Set(),
+    tokens: new Set([token]),
+    issued: token,
   };
 }
