@@ -1,3 +1,4 @@
+import { isIPv6 } from "node:net";
 import { AgentError } from "../driver/errors.ts";
 
 export interface TcpAddress {
@@ -29,11 +30,8 @@ const defaultPort = 443;
  */
 export function parseEndpoint(text: string): TcpAddress {
   const bare = text.trim().replace(/^dns:(\/\/[^/]*\/)?/, "");
-  const [, bracketed, name, digits] =
-    /^(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([\w.-]+))(?::(\d{1,5}))?$/.exec(bare) ??
-    /^([0-9a-fA-F:.]*::?[0-9a-fA-F:.]*)$/.exec(bare) ??
-    [];
-  const host = bracketed ?? name;
+  const [, bracketed, name, digits] = /^(?:\[(.+)\]|([\w.-]+))(?::(\d{1,5}))?$/.exec(bare) ?? [];
+  const host = [bracketed, bare].find((address) => isIPv6(address ?? "")) ?? name;
   const port = digits === undefined ? defaultPort : Number(digits);
   if (host === undefined || !isPort(port)) {
     throw new AgentError("E_INVALID", `'${text}' is no endpoint, which is host:port`);

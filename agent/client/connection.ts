@@ -149,26 +149,33 @@ export class Connection {
   }
 
   #keepAlive(intervalMs: number, timeoutMs: number): void {
-    let heard = this.heard;
-    this.#idle = setInterval(() => {
-      if (this.heard === heard) this.#ping(timeoutMs);
-      heard = this.heard;
-    }, intervalMs);
+    const look = () => {
+      const leftMs = intervalMs - this.#transport.silentMs;
+      if (leftMs <= 0) this.#ping(timeoutMs);
+      this.#idle = setTimeout(look, leftMs <= 0 ? intervalMs : leftMs);
+    };
+    look();
   }
 
   /** Whatever comes is an answer. */
   #ping(timeoutMs: number): void {
     if (this.#answer !== undefined || this.#session.destroyed) return;
     const heard = this.heard;
-    this.#session.ping(() => {});
+    const alive = () => {
+      clearTimeout(this.#answer);
+      this.#answer = undefined;
+      this.#doubted = false;
+    };
     this.#answer = setTimeout(() => {
       // When this process itself stood still, the answer may be here but not be read yet.
       setImmediate(() => {
-        this.#answer = undefined;
         if (this.heard === heard) this.#cut(`${this.#peer} has stopped to answer`);
-        else this.#doubted = false;
+        else alive();
       });
     }, timeoutMs);
+    this.#session.ping((error: Error | null) => {
+      if (error === null) alive();
+    });
   }
 
   #cut(why: string): void {

@@ -79,6 +79,7 @@ export function createLookup(): LookupFunction {
 export class Transport extends Duplex {
   readonly #socket: Socket;
   #heard = 0;
+  #heardAtMs = performance.now();
 
   /** @param outer what HTTP/2 runs on: the TCP socket itself, or TLS on it */
   constructor(inner: Socket, outer: Socket, address: Address) {
@@ -89,6 +90,7 @@ export class Transport extends Duplex {
     outer.once("secureConnect", () => this.emit("step"));
     outer.on("data", (chunk: Buffer) => {
       this.#heard += 1;
+      this.#heardAtMs = performance.now();
       if (!this.push(chunk)) outer.pause();
     });
     outer.once("end", () => this.push(null));
@@ -100,6 +102,11 @@ export class Transport extends Duplex {
   /** Grows whenever something comes from the peer. */
   get heard(): number {
     return this.#heard;
+  }
+
+  /** How long nothing has come. */
+  get silentMs(): number {
+    return performance.now() - this.#heardAtMs;
   }
 
   override _read(): void {

@@ -55,6 +55,7 @@ export async function releaseLease(lease: string, options: ReleaseOptions): Prom
     }
   } catch (thrown) {
     signal.throwIfAborted();
+    if (toAgentError(thrown).code === "E_NO_METHOD") return; // NOT_FOUND: the lease is gone already
     log.warn(`Failed to release lease ${lease}: ${toAgentError(thrown).message}`);
   }
 }

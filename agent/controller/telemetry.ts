@@ -33,7 +33,7 @@ const gatherMs = 500;
 const mostEntries = 500;
 /** Far below what gRPC takes as one message. */
 const mostBytes = 1024 * 1024;
-/** Half of a slow service's memory of an outage: the oldest entries are dropped above it. */
+/** What an outage of the service may cost in memory; above it the oldest entries are dropped. */
 const mostQueued = 10_000;
 const deadlineMs = 10_000;
 /** How long the last entries may take to be sent. */
@@ -144,7 +144,7 @@ async function push(
   }
 }
 
-/** Telemetry services are plaintext as long as they give no certificate and nobody asks for TLS. */
+/** What exporters have agreed on with telemetry services: `insecure` means plaintext here, unlike elsewhere. */
 function telemetryChannel({ certificate }: TelemetryEndpoint, insecure: boolean): ChannelOptions {
   return certificate === "" ? { insecure } : { ca: certificate };
 }
