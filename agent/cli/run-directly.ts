@@ -2,6 +2,7 @@ import { hostname } from "node:os";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { LogBus, type Logger, type Severity } from "../driver/log.ts";
 import { runDirect } from "../host/direct.ts";
+import { openAuditLog, type AuditLog } from "../ops/audit.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { globalOptions, Given } from "./command.ts";
 import { loadExporterConfig } from "./exporter-config.ts";
@@ -26,6 +27,7 @@ export async function runDirectly(
   const logs = new LogBus();
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
   processLog.follow(logs, config.metadata.name);
+  let audit: AuditLog | undefined;
   try {
     const level = (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
     const log = logs.logger({ source: "system", logger: "jmp-agent", level });
@@ -40,19 +42,27 @@ export async function runDirectly(
       return exitCode;
     });
     await removeDeadLeases(process.env);
+    const warn = (message: string) => log.warn(message);
+    audit = given["audit-log"] === undefined ? undefined : openAuditLog({ file: given["audit-log"], warn });
     return await runDirect({
       ...{ config, logs, ...listeners, env: process.env },
+      observer: audit?.begin({ exporter: config.metadata.name, lease: "standalone", client: "" }),
       ready: () => announce(config.metadata.name, listeners, log),
       stop: Promise.race([requested, broken]),
     });
   } finally {
+    await audit?.close();
     processLog.close();
     // Whatever a driver has left behind must not keep the process.
     setTimeout(() => process.exit(), lingerMs).unref();
   }
 }
 
-function onlyOne({ exporter, "exporter-config": path, all }: Given<typeof runOptions>) {
+function onlyOne(given: Given<typeof runOptions>) {
+  const { exporter, "exporter-config": path, all } = given;
+  if (given.watch === true || given["exit-on-lease-end"] === true) {
+    throw new AgentError("E_USAGE", "--watch and --exit-on-lease-end are for exporters that are leased");
+  }
   if (all === true || (exporter?.length ?? 0) > 1 || (path?.length ?? 0) > 1) {
     throw new AgentError("E_USAGE", "a listener serves one exporter", {
       hint: "give one --exporter or --exporter-config, or no listener",

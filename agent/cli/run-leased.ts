@@ -1,4 +1,5 @@
 import { exporterDirectories, findExporterConfig, listExporterConfigs } from "../config/search.ts";
+import type { ExporterConfig } from "../config/schema.ts";
 import { ChannelPool } from "../controller/channel-pool.ts";
 import { systemClock } from "../controller/clock.ts";
 import { waitForTime } from "../controller/wait-for-time.ts";
@@ -8,109 +9,151 @@ import { ConfigFile } from "../host/config-file.ts";
 import { serveControl } from "../host/control.ts";
 import { startHost, type Host } from "../host/host.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
+import type { ReloadReport } from "../host/reload-report.ts";
 import { watchFiles, type FileWatcher } from "../host/watch-files.ts";
+import { openAuditLog } from "../ops/audit.ts";
 import type { globalOptions, Given } from "./command.ts";
-import { startProcessLog } from "./process-log.ts";
+import { startProcessLog, type ProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
 import { listenForStop } from "./signals.ts";
+
+type RunOptions = Given<typeof runOptions> & Given<typeof globalOptions>;
 
 /** How long the process may take to end by itself when everything is closed. */
 const lingerMs = 500;
 
 /** `jmp-agent run` without a listener: one or more exporters that are leased through their controllers. */
-export async function runLeased(given: Given<typeof runOptions> & Given<typeof globalOptions>): Promise<number> {
+export async function runLeased(given: RunOptions): Promise<number> {
   const find = await finder(given);
-  const found = await find();
-  const alone = found.length === 1 && given.all !== true;
-  if (found.length === 0) throw new AgentError("E_CONFIG", "there is no exporter configuration to run");
-
+  const files = await find();
+  if (files.length === 0) throw new AgentError("E_CONFIG", "there is no exporter configuration to run");
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
-  const level = (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
-  const logs = new LogBus();
-  processLog.follow(logs);
-  const log = logs.logger({ source: "system", logger: "jmp-agent", level });
   try {
-    const configured = [];
-    for (const file of found) {
-      try {
-        const { config, warnings } = await file.load();
-        for (const warning of warnings) log.warn(warning);
-        configured.push({ file, config });
-      } catch (thrown) {
-        const { code, message, hint } = toAgentError(thrown);
-        const lines = message.includes("\n") ? `\n${message}` : ` ${message}`;
-        const error = new AgentError(code, `Failed to load config:${lines}`, { cause: thrown, hint });
-        if (alone) throw error;
-        log.error(error.message);
-      }
-    }
-    if (configured.length === 0) throw new AgentError("E_CONFIG", "no exporter configuration can be used");
-
-    let host: Host | undefined;
-    const stop = listenForStop(
-      (exitCode) => process.exit(exitCode),
-      ({ signal, exitCode }) => {
-        log.info(`${signal}: stopping when the current lease ends`);
-        host?.stop("leaseEnd", exitCode);
-      },
-    );
-    await removeDeadLeases(process.env);
-    await waitForTime({ clock: systemClock, log, signal: stop.signal });
-    const channels = new ChannelPool();
-    host = startHost(configured, {
-      clock: systemClock,
-      channels,
-      env: process.env,
-      log,
-      openLogs: (exporter) => {
-        const exporterLogs = new LogBus();
-        processLog.follow(exporterLogs, exporter);
-        return exporterLogs;
-      },
-      find,
-    });
-    const running = host;
-    void stop.requested.then(({ signal, exitCode }) => {
-      log.info(`${signal}: stopping`);
-      running.stop("now", exitCode);
-    });
-    const control = await serveControl({
-      reload: ({ exporter }) => running.reload(exporter),
-      status: async () => running.status(),
-    }).catch((error: unknown) => {
-      log.warn(`jmp-agent reload cannot reach this agent: ${toAgentError(error).message}`);
-    });
-    const watcher = given.watch === true ? watch(given, found, running, log) : undefined;
-    try {
-      return await running.done;
-    } finally {
-      watcher?.close();
-      await control?.close();
-      await channels.close();
-    }
+    const logs = new LogBus();
+    processLog.follow(logs);
+    const level = (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
+    const log = logs.logger({ source: "system", logger: "jmp-agent", level });
+    const configured = await loadAll(files, log, { alone: files.length === 1 && given.all !== true });
+    return await serveAll(given, { configured, find, processLog, log });
   } finally {
     processLog.close();
+    // Whatever a driver has left behind must not keep the process.
     setTimeout(() => process.exit(), lingerMs).unref();
   }
 }
 
-function watch(given: Given<typeof runOptions>, files: readonly ConfigFile[], host: Host, log: Logger): FileWatcher {
+interface Configured {
+  readonly file: ConfigFile;
+  readonly config: ExporterConfig;
+}
+
+/** Reads the configurations; a wrong one is left out if there are others. @throws AgentError E_CONFIG if none is left */
+async function loadAll(
+  files: readonly ConfigFile[],
+  log: Logger,
+  { alone }: { alone: boolean },
+): Promise<Configured[]> {
+  const configured: Configured[] = [];
+  for (const file of files) {
+    try {
+      const { config, warnings } = await file.load();
+      for (const warning of warnings) log.warn(warning);
+      configured.push({ file, config });
+    } catch (thrown) {
+      const { code, message, hint } = toAgentError(thrown);
+      const lines = message.includes("\n") ? `\n${message}` : ` ${message}`;
+      const error = new AgentError(code, `Failed to load config:${lines}`, { cause: thrown, hint });
+      if (alone) throw error;
+      log.error(error.message);
+    }
+  }
+  if (configured.length === 0) throw new AgentError("E_CONFIG", "no exporter configuration can be used");
+  return configured;
+}
+
+interface Serving {
+  readonly configured: readonly Configured[];
+  readonly find: () => Promise<ConfigFile[]>;
+  readonly processLog: ProcessLog;
+  readonly log: Logger;
+}
+
+async function serveAll(given: RunOptions, { configured, find, processLog, log }: Serving): Promise<number> {
+  // From here on a signal waits for the exporters to be there; before, the default would be to die.
+  let host: Host | undefined = undefined as Host | undefined;
+  let asked: Parameters<Host["stop"]> | undefined;
+  const stop = (...how: Parameters<Host["stop"]>) => {
+    asked = how;
+    host?.stop(...how);
+  };
+  const signals = listenForStop(
+    (exitCode) => process.exit(exitCode),
+    ({ signal, exitCode }) => {
+      log.info(`${signal}: stopping when the current lease ends`);
+      stop("leaseEnd", exitCode);
+    },
+  );
+  void signals.requested.then(({ signal, exitCode }) => {
+    log.info(`${signal}: stopping`);
+    stop("now", exitCode);
+  });
+
+  await removeDeadLeases(process.env);
+  await waitForTime({ clock: systemClock, log, signal: signals.signal });
+  const auditFile = given["audit-log"];
+  const warn = (message: string) => log.warn(message);
+  const audit = auditFile === undefined ? undefined : openAuditLog({ file: auditFile, warn });
+  const channels = new ChannelPool();
+  const openLogs = (exporter: string) => {
+    const logs = new LogBus();
+    processLog.follow(logs, exporter);
+    return logs;
+  };
+  const running = startHost(configured, {
+    ...{ clock: systemClock, env: process.env },
+    ...{ channels, audit, openLogs, find, log },
+  });
+  host = running;
+  if (asked !== undefined) running.stop(...asked);
+  const control = await serveControl({
+    reload: ({ exporter }) => running.reload(exporter),
+    status: async () => running.status(),
+  }).catch((error: unknown) => {
+    log.warn(`jmp-agent reload cannot reach this agent: ${toAgentError(error).message}`);
+  });
+  const watcher = given.watch === true ? watch(given, configured, running, log) : undefined;
+  try {
+    return await running.done;
+  } finally {
+    watcher?.close();
+    await control?.close();
+    await audit?.close();
+    await channels.close();
+  }
+}
+
+/** Reloads when a file changes. */
+function watch(given: RunOptions, configured: readonly Configured[], host: Host, log: Logger): FileWatcher {
   const { user, system } = exporterDirectories(process.env);
+  const tell = (path: string, reports: readonly ReloadReport[]) => {
+    for (const { exporter, outcome, problems } of reports) {
+      if (outcome === "refused") log.error(`${path} is not taken over by ${exporter}: ${problems.join("; ")}`);
+    }
+  };
   return watchFiles({
-    files: files.map(({ path }) => path),
+    files: configured.map(({ file }) => file.path),
     directories: given.all === true ? [system, user] : [],
     changed: (path) => {
-      void host.reload().then((reports) => {
-        for (const { exporter, outcome, problems } of reports) {
-          if (outcome === "refused") log.error(`${path} is not taken over by ${exporter}: ${problems.join("; ")}`);
-        }
-      });
+      host.reload().then(
+        (reports) => tell(path, reports),
+        (error: unknown) => log.error(`${path} is not taken over: ${toAgentError(error).message}`),
+      );
     },
   });
 }
 
 /** Finds the files that belong to this process, now and whenever it is asked to reload. */
-async function finder(given: Given<typeof runOptions>): Promise<() => Promise<ConfigFile[]>> {
+async function finder(given: RunOptions): Promise<() => Promise<ConfigFile[]>> {
   const { exporter: aliases = [], "exporter-config": paths = [], all } = given;
   if (all !== true && aliases.length + paths.length === 0) {
     throw new AgentError("E_USAGE", "one of --exporter, --exporter-config should be specified");

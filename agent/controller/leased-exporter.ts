@@ -5,6 +5,7 @@ import { killLeftoverHooks } from "../hooks/leftovers.ts";
 import { runHook, type HookOutcome } from "../hooks/hook.ts";
 import type { Exporter } from "../session/exporter.ts";
 import { report } from "../session/report.ts";
+import type { AuditLog, LeaseAudit } from "../ops/audit.ts";
 import { Backoff } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import type { ControllerClient } from "./controller-client.ts";
@@ -29,8 +30,20 @@ export interface LeasedExporterOptions {
   readonly env: NodeJS.ProcessEnv;
   /** Where the private directory of a lease is made; `mkdtemp` adds to it. */
   readonly directoryPrefix: string;
+  /** Writes down who used what. */
+  readonly audit: Pick<AuditLog, "begin"> | undefined;
+  /** Called once, when the controller knows the exporter. */
+  readonly registered: () => void;
   /** Reads again what the exporter shows the controller to be let in; true if it has changed. */
   readonly refreshCredentials: () => Promise<boolean>;
+  readonly work?: LeaseWork;
+}
+
+/** What of a lease touches drivers, sockets and processes; where only the order of things counts, others take its place. */
+export interface LeaseWork {
+  readonly openScope: typeof openLeaseScope;
+  readonly runHook: typeof runHook;
+  readonly killLeftoverHooks: typeof killLeftoverHooks;
 }
 
 /** An exporter that registers with a controller and serves its leases until it is stopped. */
@@ -41,7 +54,7 @@ export interface LeasedExporter {
   /** Ends the exporter in good order: afterLease runs, the controller is told. */
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   /** Runs a task while no lease is served: at once, or when the current lease is over. Leases wait for it. */
-  whenFree(task: () => Promise<void>): "now" | "at-lease-end";
+  whenFree(task: () => Promise<void>): { readonly when: "now" | "at-lease-end"; readonly done: Promise<void> };
   /** Tells the controller anew what this exporter has. */
   registerAgain(): void;
   /** Leaves everything as fast as it can, after a failure that nobody caught. The controller is told why. */
@@ -61,12 +74,16 @@ const farewellMs = 10_000;
 
 export function startLeasedExporter(options: LeasedExporterOptions): LeasedExporter {
   const { exporter, controller, clock, config, env } = options;
+  const work = options.work ?? { openScope: openLeaseScope, runHook, killLeftoverHooks };
   const log = exporter.logs.logger({ source: "system", logger: "exporter" });
   const over = new AbortController();
   const reporter = new StatusReporter({ controller, clock, log });
   const waiting: (() => Promise<void>)[] = [];
   let free = Promise.resolve();
   let scope: LeaseScope | undefined;
+  let audit: LeaseAudit | undefined;
+  /** What went wrong with the lease, for the audit log. */
+  let failure: string | undefined;
   let abandoned = false;
   let exit: (exitCode: number) => void;
   const done = new Promise<number>((resolve) => (exit = resolve));
@@ -101,6 +118,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
       case "transfer":
         exporter.logs.context = contextOf(effect.lease);
         log.info(`Lease ${effect.lease.name} goes over to client ${effect.lease.client}`);
+        audit?.client(effect.lease.client);
         scope?.cutTunnels();
         return;
       case "settle":
@@ -125,7 +143,9 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     await free;
     exporter.logs.context = contextOf(lease);
     log.info(`Lease ${lease.name} begins`);
-    scope = await openLeaseScope({
+    const { name, client, context } = lease;
+    audit = options.audit?.begin({ exporter: exporter.name, lease: name, client, context });
+    scope = await work.openScope({
       exporter,
       motd: config().motd ?? undefined,
       endSession: () => {
@@ -137,16 +157,19 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
       directoryPrefix: options.directoryPrefix,
       clock,
     });
+    scope.session.observer = audit;
   }
 
   async function hook(name: HookName, lease: Lease): Promise<HookOutcome> {
     const settings = config().hooks[name];
     if (settings === null || scope === undefined) return { kind: "ok" };
     const { session, hookSocket, directory } = scope;
-    const outcome = await runHook(name, settings, {
+    const outcome = await work.runHook(name, settings, {
       ...{ lease: lease.name, client: lease.client, hookSocket, directory, logs: exporter.logs, env },
       signal: over.signal,
     });
+    if (outcome.kind === "failed") failure = outcome.error;
+    audit?.event(name, { outcome: outcome.kind });
     if (outcome.motd !== undefined) session.motd = [session.motd, outcome.motd].filter(Boolean).join("\n");
     return outcome;
   }
@@ -161,12 +184,15 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     scope = undefined;
     if (ended !== undefined) {
       // What hooks have left in the background belongs to the lease.
-      await killLeftoverHooks(ended.directory);
+      await work.killLeftoverHooks(ended.directory);
       await ended.close().catch((error: unknown) => {
         log.error(`the lease could not be cleaned up: ${toAgentError(error).message}`);
       });
       log.info("The lease is over, nothing of it is left");
     }
+    audit?.end({ outcome: failure === undefined ? "completed" : "failed", reason: failure });
+    audit = undefined;
+    failure = undefined;
     exporter.logs.context = {};
     for (const task of waiting.splice(0)) await task();
   }
@@ -204,7 +230,10 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
       const { labels, reports } = report(exporter);
       return { labels, reports };
     },
-    firstRegistered: () => reporter.report("AVAILABLE", "Exporter registered and available"),
+    firstRegistered: () => {
+      reporter.report("AVAILABLE", "Exporter registered and available");
+      options.registered();
+    },
     reconnected: () => reporter.reconnected(),
     told: ({ leased, leaseName, clientName, context }) => {
       const lease = leased && leaseName ? { name: leaseName, client: clientName ?? "", context } : null;
@@ -226,16 +255,17 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     },
     stop: (when, exitCode) => loop.dispatch({ kind: "stop", when, exitCode }),
     whenFree(task) {
-      if (loop.state.phase !== "available") {
-        waiting.push(task);
-        return "at-lease-end";
+      if (loop.state.phase === "available") {
+        free = free.then(task);
+        return { when: "now", done: free };
       }
-      free = free.then(task);
-      return "now";
+      const done = new Promise<void>((resolve, reject) => waiting.push(() => task().then(resolve, reject)));
+      return { when: "at-lease-end", done };
     },
     registerAgain: () => link.registerAgain(),
     async abandon(reason) {
       abandoned = true;
+      failure = reason;
       over.abort();
       reporter.report("OFFLINE", reason);
       await Promise.all([clean(), within(farewellMs, (signal) => reporter.flush(signal))]);

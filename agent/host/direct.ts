@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { ExporterConfig } from "../config/schema.ts";
 import type { LogBus, Logger } from "../driver/log.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
+import type { SessionObserver } from "../session/observer.ts";
 import { serve, type Served, type TcpListener } from "../session/server.ts";
 import { createDirectSession, type Session } from "../session/session.ts";
 import { openStandaloneHooks, type StandaloneHooks } from "./standalone-hooks.ts";
@@ -14,6 +15,7 @@ export interface DirectOptions {
   readonly unix: string | undefined;
   readonly logs: LogBus;
   readonly env: NodeJS.ProcessEnv;
+  readonly observer: SessionObserver | undefined;
   /** Called when clients can work. */
   readonly ready: () => void;
   /** Settles with the exit code when the exporter shall stop; rejects when it must. */
@@ -26,7 +28,16 @@ const graceMs = 1_000;
 const shutdownLimitMs = 8_000;
 
 /** From opened drivers to closed ones: reset, serve, beforeLease, wait, afterLease, close. Answers the exit code. */
-export async function runDirect({ config, tcp, unix, logs, env, ready, stop }: DirectOptions): Promise<number> {
+export async function runDirect({
+  config,
+  tcp,
+  unix,
+  logs,
+  env,
+  observer,
+  ready,
+  stop,
+}: DirectOptions): Promise<number> {
   const log = logs.logger({ source: "system", logger: "jmp-agent" });
   const exporter = await createExporter({
     name: config.metadata.name,
@@ -39,6 +50,7 @@ export async function runDirect({ config, tcp, unix, logs, env, ready, stop }: D
   try {
     await exporter.tree.reset();
     const session = createDirectSession(exporter, { motd: config.motd ?? undefined, ready: false });
+    session.observer = observer;
     hooks = await openStandaloneHooks(session, config.hooks, env);
     // Open before the hook runs, so that clients can watch what it says.
     if (unix !== undefined) served.push(await serveOnSocket(session, unix));

@@ -1,14 +1,15 @@
 import { isDeepStrictEqual } from "node:util";
 import type { ExporterConfig } from "../config/schema.ts";
-import { openRouterStream } from "../client/stream.ts";
 import type { ChannelPool } from "../controller/channel-pool.ts";
 import type { Clock } from "../controller/clock.ts";
 import { createControllerClient } from "../controller/controller-client.ts";
 import { startLeasedExporter, type LeasedExporter } from "../controller/leased-exporter.ts";
 import { controllerSettings, type ControllerSettings } from "../controller/settings.ts";
+import { startTelemetry, type Telemetry } from "../controller/telemetry.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { LogBus } from "../driver/log.ts";
-import { describeChange } from "../driver/replan.ts";
+import { describeChange, type DriverChange } from "../driver/replan.ts";
+import type { AuditLog } from "../ops/audit.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { changedKeys, changesIdentity } from "./config-changes.ts";
 import type { ConfigFile } from "./config-file.ts";
@@ -22,6 +23,7 @@ export interface HostEnvironment {
   readonly clock: Clock;
   readonly channels: ChannelPool;
   readonly env: NodeJS.ProcessEnv;
+  readonly audit: AuditLog | undefined;
 }
 
 /** One exporter of this process, from its drivers' opening to its exit code. */
@@ -95,11 +97,18 @@ export function hostExporter(
 
   async function serve(exporter: Exporter): Promise<number> {
     const crashed = new Promise<never>((_, reject) => (fail = reject));
+    const { channels } = host;
+    const controller = createControllerClient({ settings: () => settings, channels });
+    let telemetry: Telemetry | undefined;
     const leased = startLeasedExporter({
       exporter,
       config: () => config,
-      controller: createControllerClient({ settings: () => settings, channels: host.channels }),
-      dial: (endpoint, token) => openTunnel(host.channels, settings, endpoint, token),
+      controller,
+      audit: host.audit,
+      registered: () => {
+        telemetry = startTelemetry({ controller, settings: () => settings, channels, logs, clock });
+      },
+      dial: (endpoint, token) => openTunnel(channels, settings, endpoint, token),
       clock,
       env,
       directoryPrefix: leaseDirectoryPrefix(env),
@@ -115,6 +124,7 @@ export function hostExporter(
     } finally {
       running = undefined;
       await closeDrivers(exporter);
+      await telemetry?.stop();
     }
   }
 
@@ -178,18 +188,22 @@ export function hostExporter(
       return report(idle ? "reloaded" : "at-lease-end", changes);
     }
     const planned = await exporter.plan({ export: next.export, description: next.description ?? undefined });
-    const described = [
+    const described = (drivers: readonly DriverChange[]) => [
       ...changes.filter((key) => key !== "export"),
-      ...exporter.tree.compare(planned).map(describeChange),
+      ...drivers.map(describeChange),
     ];
-    const when = leased.whenFree(async () => {
-      await exporter.tree.replan(planned);
+    let changed = exporter.tree.compare(planned);
+    const { when, done } = leased.whenFree(async () => {
+      changed = await exporter.tree.replan(planned);
       config = next;
       settings = nextSettings;
       leased.registerAgain();
-      log.info(`The configuration is reloaded: ${described.join(", ")}`);
+      log.info(`The configuration is reloaded: ${described(changed).join(", ")}`);
     });
-    return report(when === "now" ? "reloaded" : "at-lease-end", described);
+    done.catch((error: unknown) => log.error(`the configuration is not reloaded: ${toAgentError(error).message}`));
+    if (when === "at-lease-end") return report("at-lease-end", described(changed));
+    await done;
+    return report("reloaded", described(changed));
   }
 
   return {

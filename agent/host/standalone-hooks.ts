@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { ExporterConfig } from "../config/schema.ts";
 import { runHook, type HookName } from "../hooks/hook.ts";
+import { killLeftoverHooks } from "../hooks/leftovers.ts";
 import { serve } from "../session/server.ts";
 import type { Session } from "../session/session.ts";
 import { leaseDirectoryPrefix } from "./lease-directories.ts";
@@ -67,6 +68,7 @@ export async function openStandaloneHooks(
     async close(graceMs) {
       over.abort();
       await served.close(graceMs);
+      await killLeftoverHooks(directory);
       await rm(directory, { recursive: true, force: true });
     },
   };

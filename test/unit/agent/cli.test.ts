@@ -81,7 +81,12 @@ test("run refuses words that do not go together, with the texts and exit codes o
   const refused: [string[], string][] = [
     [[], "one of --exporter, --exporter-config should be specified"],
     [["--exporter", "a", "--exporter-config", "b"], "only one of --exporter, --exporter-config should be specified"],
-    [["--exporter", "a"], "registering with a controller is not part of this version yet"],
+    [["--all", "--exporter", "a"], "--all cannot be combined with --exporter or --exporter-config"],
+    [["--exporter", "a", "--exporter", "b", "--unix", "x"], "a listener serves one exporter"],
+    [
+      ["--exporter", "a", "--watch", "--unix", "x"],
+      "--watch and --exit-on-lease-end are for exporters that are leased",
+    ],
     [
       ["--exporter", "a", "--tls-grpc-insecure"],
       "--tls-grpc-insecure, --tls-cert, --tls-key, and --passphrase require --tls-grpc-listener",
@@ -333,7 +338,10 @@ test("text logs are for people", async (t) => {
   await agent.ready();
   agent.child.kill("SIGTERM");
   const { out } = await agent.finished;
-  assert.match(out, /WARN(ING)?: jmp-agent: .*x\.yaml:4:1: warning: endpont: unknown key, did you mean endpoint\?/);
+  assert.match(
+    out,
+    /WARN(ING)?: bench jmp-agent: .*x\.yaml:4:1: warning: endpont: unknown key, did you mean endpoint\?/,
+  );
   assert.match(out, /INFO: jmp-agent: Exporter bench is ready: /);
 });
 
