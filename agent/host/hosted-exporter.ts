@@ -13,6 +13,7 @@ import type { AuditLog } from "../ops/audit.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { changedKeys, changesIdentity } from "./config-changes.ts";
 import type { ConfigFile } from "./config-file.ts";
+import { shutDownLauncher } from "./launcher.ts";
 import { leaseDirectoryPrefix } from "./lease-directories.ts";
 import { openTunnel } from "./open-tunnel.ts";
 import { RapidFailures } from "./rapid-failures.ts";
@@ -146,7 +147,10 @@ export function hostExporter(
       failures.started();
       try {
         const exitCode = await serve(exporter);
-        if (successor === undefined || stopped?.when === "now") return exitCode;
+        if (successor === undefined || stopped?.when === "now") {
+          if (config.exitOnLeaseEnd) await shutDownLauncher(env, log);
+          return exitCode;
+        }
         ({ config, settings } = successor);
         successor = undefined;
       } catch (error) {

@@ -342,7 +342,7 @@ test("text logs are for people", async (t) => {
     out,
     /WARN(ING)?: bench jmp-agent: .*x\.yaml:4:1: warning: endpont: unknown key, did you mean endpoint\?/,
   );
-  assert.match(out, /INFO: jmp-agent: Exporter bench is ready: /);
+  assert.match(out, /INFO: bench jmp-agent: Exporter bench is ready: /);
 });
 
 test("check: one line per problem, JSON for tools, exit code 1 if anything is wrong", async (t) => {
