@@ -10,14 +10,21 @@ import { credentials, Metadata, status, type ClientDuplexStream, type ClientRead
 import { ExporterStatus } from "../../proto/gen/jumpstarter/v1/common.ts";
 import {
   ControllerServiceDefinition,
+  type GetServiceEndpointsResponse,
   type ListenResponse,
   type StatusResponse,
+  type TelemetryEndpoint,
 } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
 import {
   RouterServiceDefinition,
   type StreamRequest,
   type StreamResponse,
 } from "../../proto/gen/jumpstarter/v1/router.ts";
+import {
+  TelemetryServiceDefinition,
+  type LogEntry,
+  type PushLogsResponse,
+} from "../../proto/gen/jumpstarter/v1/telemetry.ts";
 import { scratch } from "../sim/agent.ts";
 import { createAuthority } from "../sim/certificates.ts";
 import { startController, type ControllerOptions, type Lab } from "../sim/controller/controller.ts";
@@ -321,6 +328,57 @@ test("a lab in a process of its own answers again after SIGSTOP", async (t) => {
   await assert.rejects(lab.deleteLease("nothing"), /no lease nothing/);
   assert.deepEqual((await lab.records()).problems, []);
 });
+
+test("a router in another process serves the lab's tunnels, and can be stopped alone", async (t) => {
+  const routerKey = "shared";
+  const away = await startLabProcess(t, { routerKey });
+  const lab = await startController({ routerKey, outsideRouter: { endpoint: away.routerEndpoint, ca: away.ca } });
+  t.after(() => lab.close());
+  const { token } = lab.router.token();
+  const [first, second] = [tunnel(t, lab, token), tunnel(t, lab, token)];
+  first.write({ payload: Buffer.from("before"), frameType: 0 });
+  assert.equal((await second.next()).payload.toString(), "before");
+  away.signal("SIGSTOP");
+  await untilStopped(away.pid);
+  first.write({ payload: Buffer.from("meanwhile"), frameType: 0 });
+  away.signal("SIGCONT");
+  assert.equal((await second.next()).payload.toString(), "meanwhile");
+  away.signal("SIGKILL");
+  await second.end(status.UNAVAILABLE);
+});
+
+test("telemetry is announced to exporters, and takes their own records only", async (t) => {
+  const { lab, exporter } = await setUp(t, { telemetry: { minSeverity: "warning" } });
+  const { telemetryEndpoints } = await exporter.call<GetServiceEndpointsResponse>("getServiceEndpoints", {});
+  const [{ endpoint, certificate, minSeverity }] = telemetryEndpoints as [TelemetryEndpoint];
+  assert.deepEqual([certificate, minSeverity], ["", "warning"]);
+  const client = grpcClient(TelemetryServiceDefinition, endpoint, credentials.createInsecure());
+  t.after(() => client.close());
+  const push = (metadata: Metadata) =>
+    new Promise<PushLogsResponse>((resolve, reject) => {
+      const entries = ["board", "other"].map((exporter) => ({ ...blank, exporter }));
+      client.pushLogs({ entries }, metadata, (error, response) => (error ? reject(error) : resolve(response)));
+    });
+  assert.deepEqual(await push(exporter.metadata()), { accepted: 1, dropped: 1 });
+  assert.deepEqual(
+    lab.records.logs.map(({ entry }) => entry.exporter),
+    ["board"],
+  );
+  await assert.rejects(push(new Metadata()), { code: status.UNAUTHENTICATED });
+});
+
+const blank: LogEntry = {
+  ...{
+    timestamp: undefined,
+    severity: "info",
+    message: "",
+    component: "exporter",
+    exporter: "",
+    lease: "",
+    client: "",
+  },
+  ...{ operation: "", result: "", driverType: "", extraFields: {}, namespace: "" },
+};
 
 async function setUp(t: TestContext, options: ControllerOptions = {}) {
   const lab = await startController(options);
