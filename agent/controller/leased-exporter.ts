@@ -232,6 +232,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     },
     firstRegistered: () => {
       reporter.report("AVAILABLE", "Exporter registered and available");
+      log.info(`Exporter ${exporter.name} is ready: registered with its controller`);
       options.registered();
     },
     reconnected: () => reporter.reconnected(),
