@@ -95,12 +95,18 @@ test("a lease waits for an exporter that is online, registered, Available and fr
   assert.equal(lab.lease("l3").conditions[0]?.reason, "ExporterNotFound");
 });
 
-test("an offline exporter counts as silent when its Status stream is back", async (t) => {
+test("an exporter without Status stream is lost after a while, and counts as silent when it is back", async (t) => {
   const { lab, exporter } = await setUp(t, { offlineAfterMs: 100 });
   await exporter.register();
   await exporter.report(EXPORTER_STATUS_OFFLINE);
-  await exporter.status().next();
+  const stream = exporter.status();
+  await stream.next();
   assert.equal(lab.exporter("board").status, ExporterStatus.EXPORTER_STATUS_UNSPECIFIED);
+  await exporter.report(EXPORTER_STATUS_LEASE_READY);
+  lab.statusStreams.end();
+  await lab.waitFor(() => lab.exporter("board").status === EXPORTER_STATUS_OFFLINE, { what: "it to be missed" });
+  assert.match(lab.exporter("board").statusMessage, /Connection lost/);
+  await exporter.status().next();
   await exporter.call("unregister", { reason: "Exporter shutdown" });
   assert.equal(lab.exporter("board").status, EXPORTER_STATUS_OFFLINE);
   assert.deepEqual(
@@ -300,6 +306,9 @@ test("older controllers lack what came later", async (t) => {
   const reported = { status: ExporterStatus.EXPORTER_STATUS_AFTER_LEASE_HOOK, releaseLease: true };
   await eight.exporter.call("reportStatus", reported);
   assert.ok(eight.lab.lease("l1").ended);
+  await eight.exporter.register();
+  eight.lab.createLease({ name: "l2", client: "ann", exporterName: "board" });
+  assert.equal(eight.lab.lease("l2").exporter, "board", "placed although the hook still runs");
   const seven = await setUp(t, { release: "0.7" });
   await assert.rejects(seven.exporter.report(EXPORTER_STATUS_AVAILABLE), { code: status.UNIMPLEMENTED });
   seven.lab.assign({ name: "l1", client: "ann", exporter: "board" });

@@ -48,6 +48,7 @@ import { openPort, type Port } from "./port.ts";
 import { createRecords, type Records } from "./records.ts";
 import { features, type Release } from "./releases.ts";
 import { createRouter, type Router } from "./router.ts";
+import { watchSilence } from "./silence.ts";
 import { createStatusStreams, type StatusStreams } from "./status-streams.ts";
 import { telemetryService } from "./telemetry.ts";
 import { createWorld, key, newExporter, type ExporterObject, type LeaseObject, type World } from "./world.ts";
@@ -149,14 +150,16 @@ export async function startController(options: ControllerOptions = {}): Promise<
   const touched = () => {
     for (const look of [...observers]) look();
   };
-  const world: World = createWorld(namespace, options.offlineAfterMs ?? 60_000);
+  const { offlineAfterMs = 60_000 } = options;
+  const world: World = createWorld(namespace, offlineAfterMs);
   const records = createRecords(touched);
   const faults = createFaults();
   const auth = createAuth(world);
-  const leases = createLeaseTable(world, namespace);
+  const leases = createLeaseTable(world, namespace, can);
   const statusStreams = createStatusStreams(world, records, can.leaseContext);
   const listenQueues = createListenQueues(records, !can.listenSupersedes);
   const router = createRouter(records, faults, options.routerKey ?? randomUUID());
+  const unwatchSilence = watchSilence(world, offlineAfterMs, can.reportStatus);
   world.watch(touched, "last");
 
   const signingKey = randomUUID();
@@ -332,6 +335,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
     },
     async close() {
       leases.close();
+      unwatchSilence();
       await Promise.all([controllerPort.stop(), routerPort.stop(), telemetry?.stop()]);
       await cleanUp();
     },

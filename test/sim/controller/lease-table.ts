@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { ExporterStatus } from "../../../proto/gen/jumpstarter/v1/common.ts";
+import type { Features } from "./releases.ts";
 import { parseSelector } from "./selector.ts";
 import { key, type ConditionType, type ExporterObject, type LeaseObject, type World } from "./world.ts";
 
@@ -33,7 +34,7 @@ export interface LeaseTable {
   close(): void;
 }
 
-export function createLeaseTable(world: World, namespace: string): LeaseTable {
+export function createLeaseTable(world: World, namespace: string, { leasesNeedReady }: Features): LeaseTable {
   const timers = new Map<LeaseObject, NodeJS.Timeout>();
 
   const end = (lease: LeaseObject, reason: "Released" | "Expired") => {
@@ -108,7 +109,9 @@ export function createLeaseTable(world: World, namespace: string): LeaseTable {
     }
     const ready = free.filter(
       ({ status }) =>
-        status === ExporterStatus.EXPORTER_STATUS_AVAILABLE || status === ExporterStatus.EXPORTER_STATUS_UNSPECIFIED,
+        !leasesNeedReady ||
+        status === ExporterStatus.EXPORTER_STATUS_AVAILABLE ||
+        status === ExporterStatus.EXPORTER_STATUS_UNSPECIFIED,
     );
     const chosen = ready.sort((a, b) => (a.name < b.name ? -1 : 1))[0];
     if (!chosen) {

@@ -3,6 +3,8 @@ export type Release = "0.7" | "0.8" | "0.9" | "head";
 
 export interface Features {
   readonly reportStatus: boolean;
+  /** A lease goes only to an exporter that is Available or silent; before, to any that was online and free. */
+  readonly leasesNeedReady: boolean;
   readonly dialChecksStatus: boolean;
   /** A Dial waits for an exporter that is still Available, instead of refusing at once. */
   readonly dialWaits: boolean;
@@ -19,6 +21,7 @@ export function features(release: Release): Features {
   const age = ["0.7", "0.8", "0.9", "head"].indexOf(release);
   return {
     reportStatus: age >= 1,
+    leasesNeedReady: age >= 2,
     dialChecksStatus: age >= 1,
     dialWaits: age >= 2,
     listenSupersedes: age >= 2,
