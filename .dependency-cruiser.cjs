@@ -24,10 +24,31 @@ module.exports = {
       name: "the-core-knows-no-hardware",
       severity: "error",
       from: {
-        path: "^agent/(driver|session|stream|config|controller|hooks|ops|sys)/",
+        path: "^agent/(driver|session|stream|config|controller|hooks|host|ops|sys)/",
         pathNot: "^agent/driver/catalog\\.ts$",
       },
       to: { path: "^(net|boards|bundles)/" },
+    },
+    {
+      name: "a-session-knows-nobody-above-it",
+      comment:
+        "controller, hooks, host, ops and cli stand on the session; the words of the command line reach none of them",
+      severity: "error",
+      from: { path: "^agent/(driver|stream|session|client|config|sys)/" },
+      to: { path: "^agent/(controller|hooks|host|ops|cli)/" },
+    },
+    {
+      name: "leases-know-no-process",
+      comment: "agent/host puts exporters into a process; leases, hooks and the audit log work without it",
+      severity: "error",
+      from: { path: "^agent/(controller|hooks|ops)/" },
+      to: { path: "^agent/(host|cli)/" },
+    },
+    {
+      name: "the-host-is-not-the-command-line",
+      severity: "error",
+      from: { path: "^agent/host/" },
+      to: { path: "^agent/cli/" },
     },
     {
       name: "catalog-loads-lazily",
