@@ -71,6 +71,8 @@ export function hostExporter(
   let successor: { config: ExporterConfig; settings: ControllerSettings } | undefined;
   let stopped: { when: "now" | "leaseEnd"; exitCode: number } | undefined;
   let fail: (error: unknown) => void = () => {};
+  /** What it shows while it serves no controller: it may take long to open drivers, or to close them. */
+  let apart: "starting" | "stopped" = "starting";
 
   /** Token and certificates may be renewed on disk at any time; anything else waits for a reload. */
   async function refreshCredentials(): Promise<boolean> {
@@ -118,7 +120,9 @@ export function hostExporter(
     running = { exporter, leased };
     if (stopped !== undefined) leased.stop(stopped.when, stopped.exitCode);
     try {
-      return await Promise.race([leased.done, crashed]);
+      const exitCode = await Promise.race([leased.done, crashed]);
+      if (successor === undefined) apart = "stopped";
+      return exitCode;
     } catch (error) {
       await leased.abandon(`Exporter failed: ${toAgentError(error).message}`);
       throw error;
@@ -216,7 +220,7 @@ export function hostExporter(
     },
     file,
     status() {
-      const { phase, current } = running?.leased.state ?? { phase: "starting", current: null };
+      const { phase, current } = running?.leased.state ?? { phase: apart, current: null };
       return {
         exporter: config.metadata.name,
         config: file.path,
