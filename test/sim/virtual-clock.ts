@@ -70,7 +70,7 @@ export class VirtualClock implements Clock {
       next.wake();
       await turn();
     }
-    this.#nowMs = until;
+    this.#nowMs = Math.max(this.#nowMs, until); // advances may overlap
     await turn();
   }
 
