@@ -31,6 +31,11 @@ const levels: Record<Severity, { name: string; value: number }> = {
   CRITICAL: { name: "critical", value: 60 },
 };
 
+/** What `--log-level` asks for. */
+export function levelOf(given: { readonly "log-level"?: string }): Severity {
+  return (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
+}
+
 /** Writes log records to standard output: JSON lines, or text where a person reads along. */
 export async function startProcessLog(options: ProcessLogOptions): Promise<ProcessLog> {
   const text = options.format === "text" || (options.format !== "json" && process.stdout.isTTY);

@@ -1,13 +1,13 @@
 import { hostname } from "node:os";
 import { AgentError, toAgentError } from "../driver/errors.ts";
-import { LogBus, type Logger, type Severity } from "../driver/log.ts";
+import { LogBus, type Logger } from "../driver/log.ts";
 import { runDirect } from "../host/direct.ts";
 import { openAuditLog, type AuditLog } from "../ops/audit.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { globalOptions, Given } from "./command.ts";
 import { loadExporterConfig } from "./exporter-config.ts";
 import type { Listeners } from "./listeners.ts";
-import { startProcessLog } from "./process-log.ts";
+import { levelOf, startProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
 import { listenForStop } from "./signals.ts";
 import { claimSocketPath } from "./unix-socket.ts";
@@ -24,13 +24,12 @@ export async function runDirectly(
   const { config, warnings } = await loadExporterConfig(onlyOne(given));
   if (listeners.unix !== undefined) await claimSocketPath(listeners.unix);
 
-  const logs = new LogBus();
+  const logs = new LogBus(levelOf(given));
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
   processLog.follow(logs, config.metadata.name);
   let audit: AuditLog | undefined;
   try {
-    const level = (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
-    const log = logs.logger({ source: "system", logger: "jmp-agent", level });
+    const log = logs.logger({ source: "system", logger: "jmp-agent" });
     for (const warning of warnings) log.warn(warning);
     const stop = listenForStop((exitCode) => process.exit(exitCode));
     // One call that goes wrong in a way its driver forgot must not end the others.

@@ -4,7 +4,7 @@ import { ChannelPool } from "../controller/channel-pool.ts";
 import { systemClock } from "../controller/clock.ts";
 import { waitForTime } from "../controller/wait-for-time.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
-import { LogBus, type Logger, type Severity } from "../driver/log.ts";
+import { LogBus, type Logger } from "../driver/log.ts";
 import { ConfigFile } from "../host/config-file.ts";
 import { serveControl } from "../host/control.ts";
 import { startHost, type Host } from "../host/host.ts";
@@ -13,7 +13,7 @@ import type { ReloadReport } from "../host/reload-report.ts";
 import { watchFiles, type FileWatcher } from "../host/watch-files.ts";
 import { openAuditLog } from "../ops/audit.ts";
 import type { globalOptions, Given } from "./command.ts";
-import { startProcessLog, type ProcessLog } from "./process-log.ts";
+import { levelOf, startProcessLog, type ProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
 import { listenForStop } from "./signals.ts";
 
@@ -29,10 +29,9 @@ export async function runLeased(given: RunOptions): Promise<number> {
   if (files.length === 0) throw new AgentError("E_CONFIG", "there is no exporter configuration to run");
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
   try {
-    const logs = new LogBus();
+    const logs = new LogBus(levelOf(given));
     processLog.follow(logs);
-    const level = (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
-    const log = logs.logger({ source: "system", logger: "jmp-agent", level });
+    const log = logs.logger({ source: "system", logger: "jmp-agent" });
     const configured = await loadAll(files, log, { alone: files.length === 1 && given.all !== true });
     return await serveAll(given, { configured, find, processLog, log });
   } finally {
@@ -105,7 +104,7 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
   const audit = auditFile === undefined ? undefined : openAuditLog({ file: auditFile, warn });
   const channels = new ChannelPool();
   const openLogs = (exporter: string) => {
-    const logs = new LogBus();
+    const logs = new LogBus(levelOf(given));
     processLog.follow(logs, exporter);
     return logs;
   };

@@ -40,8 +40,8 @@ const mostWaiting = 64;
 /** Calls that run when a lease ends may take this long to end by themselves. */
 const graceMs = 1_000;
 
-/** A driver that hangs while it is released must not keep the exporter from its next lease. */
-const releaseLimitMs = 30_000;
+/** A driver that hangs at the edge of a lease must not keep the exporter from its clients, or from its next lease. */
+const driversLimitMs = 30_000;
 
 /** Resets the drivers and opens the session of a lease. @throws if the private directory or socket cannot be made */
 export async function openLeaseScope(options: LeaseScopeOptions): Promise<LeaseScope> {
@@ -65,26 +65,26 @@ export async function openLeaseScope(options: LeaseScopeOptions): Promise<LeaseS
 
   const close = async () => {
     over.abort();
-    tunnels.cut();
     await Promise.all([clients.close(graceMs), hooks?.close(graceMs), listening]);
+    tunnels.cut();
     session.close();
-    await releaseDrivers();
+    await bounded("released", exporter.tree.release());
     await rm(directory, { recursive: true, force: true });
   };
 
-  const releaseDrivers = async () => {
-    const late = new AbortController();
-    const limit = clock.sleep(releaseLimitMs, late.signal).then(
-      () => log.error(`drivers were not released within ${releaseLimitMs / 1_000} s`),
+  const bounded = async (what: string, work: Promise<void>) => {
+    const ended = new AbortController();
+    const late = clock.sleep(driversLimitMs, ended.signal).then(
+      () => log.error(`drivers were not ${what} within ${driversLimitMs / 1_000} s`),
       () => {},
     );
-    await Promise.race([exporter.tree.release(), limit]);
-    late.abort();
+    await Promise.race([work, late]);
+    ended.abort();
   };
 
   try {
     const hookSocket = join(directory, "socket");
-    await exporter.tree.reset();
+    await bounded("reset", exporter.tree.reset());
     hooks = await serve(session, { unix: hookSocket, caller: "hook" });
     listening = (async () => {
       for await (const client of options.listen(over.signal)) take(client);

@@ -158,6 +158,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
       clock,
     });
     scope.session.observer = audit;
+    if (abandoned) await clean();
   }
 
   async function hook(name: HookName, lease: Lease): Promise<HookOutcome> {
@@ -257,8 +258,9 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     stop: (when, exitCode) => loop.dispatch({ kind: "stop", when, exitCode }),
     whenFree(task) {
       if (loop.state.phase === "available") {
-        free = free.then(task);
-        return { when: "now", done: free };
+        const done = free.then(task);
+        free = done.catch(() => {});
+        return { when: "now", done };
       }
       const done = new Promise<void>((resolve, reject) => waiting.push(() => task().then(resolve, reject)));
       return { when: "at-lease-end", done };

@@ -41,6 +41,12 @@ export class LogBus {
   /** What is true of every record now: the lease, its client and its context. Writers of logs add it. */
   context: Readonly<Record<string, string>> = {};
   readonly #listeners = new Set<(record: LogRecord) => void>();
+  readonly #level: Severity;
+
+  /** @param level of loggers that ask for none */
+  constructor(level: Severity = "INFO") {
+    this.#level = level;
+  }
 
   /** @returns a function that ends the subscription. */
   subscribe(listener: (record: LogRecord) => void): () => void {
@@ -53,7 +59,7 @@ export class LogBus {
   }
 
   logger(options: LoggerOptions): Logger {
-    const least = severities.indexOf(options.level ?? "INFO");
+    const least = severities.indexOf(options.level ?? this.#level);
     const write = (severity: Severity) => {
       if (severities.indexOf(severity) < least) return () => {};
       return (message: string, { operation, ...rest }: LogFields = {}) => {
