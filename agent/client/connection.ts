@@ -127,7 +127,10 @@ export class Connection {
     const session = this.#session;
     if (session.destroyed) return;
     await new Promise<void>((resolve) => {
-      const cut = setTimeout(() => session.destroy(), closeGraceMs);
+      const cut = setTimeout(() => {
+        session.destroy();
+        this.#transport.destroy();
+      }, closeGraceMs);
       session.once("close", () => {
         clearTimeout(cut);
         resolve();

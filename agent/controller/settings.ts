@@ -43,7 +43,7 @@ export function controllerSettings(config: ExporterConfig, env: NodeJS.ProcessEn
   const { endpoint, token, tls, metadata } = config;
   if (!endpoint || !token?.trim()) {
     throw new AgentError("E_CONFIG", "endpoint or token not set in exporter config", {
-      hint: "`jmp login --exporter` writes both; without a controller, run with --tls-grpc-listener or --unix-listener",
+      hint: "`jmp login --exporter` writes both; without a controller, run with --tls-grpc-listener or --unix",
     });
   }
   const warnings: string[] = [];

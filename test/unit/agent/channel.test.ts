@@ -285,6 +285,26 @@ test("a connection that lets a deadline pass in silence is not used for the next
   await eventually("the silent one is cut", () => proxy.connections === 1);
 });
 
+test("a channel closes although its peer has fallen silent, or was never reached", async (t) => {
+  const { lab, metadata, open } = await startLab(t);
+  const proxy = await stallingProxy(t, lab.controller.port);
+  const channel = open({}, proxy.port);
+  const stream = channel.serverStream(statusMethod, {}, { what: "Status", metadata });
+  await stream.next();
+  proxy.stall();
+  const ended = assert.rejects(stream.next(), failsWith("E_CONNECTION", /./));
+  await channel.close();
+  await ended;
+  await eventually("the connection is closed", () => proxy.connections === 0);
+
+  lab.controller.mute(true);
+  const unreached = open();
+  const call = unreached.unary(register, nothing, { what: "Register" });
+  const failed = assert.rejects(call, failsWith("E_CONNECTION", /./));
+  await unreached.close();
+  await failed;
+});
+
 test("a deadline also ends a call that waits for its connection", async (t) => {
   const { lab, open } = await startLab(t);
   lab.controller.mute(true);
