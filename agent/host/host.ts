@@ -38,7 +38,8 @@ export function startHost(files: readonly { file: ConfigFile; config: ExporterCo
     void whose
       .run(exporter, () => exporter.run())
       .catch((error: unknown) => {
-        log.error(`Exporter ${exporter.name} cannot go on: ${toAgentError(error).message}`);
+        const { message, hint } = toAgentError(error);
+        log.error(`Exporter ${exporter.name} cannot go on: ${message}${hint === undefined ? "" : ` (${hint})`}`);
         return 1;
       })
       .then((code) => {

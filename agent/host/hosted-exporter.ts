@@ -65,7 +65,7 @@ export function hostExporter(
   const { clock, env } = host;
   const log = logs.logger({ source: "system", logger: "host" });
   let config = first;
-  let settings = controllerSettings(config, env);
+  let settings: ControllerSettings;
   let running: { exporter: Exporter; leased: LeasedExporter } | undefined;
   /** What the exporter begins anew with when it has said goodbye. */
   let successor: { config: ExporterConfig; settings: ControllerSettings } | undefined;
@@ -145,6 +145,8 @@ export function hostExporter(
 
   async function live(): Promise<number> {
     const failures = new RapidFailures(clock, config.failureDetection);
+    settings = controllerSettings(config, env);
+    for (const warning of settings.warnings) log.warn(warning);
     for (;;) {
       // What keeps the drivers from opening is the configuration's fault, and trying again would not mend it.
       const exporter = await openDrivers();
