@@ -2,7 +2,7 @@
 // usage: node scripts/python-clients.mjs        prints one `VERSION DIRECTORY` line each
 // They are kept outside the repository: JMP_PYTHON_CLIENTS, else $XDG_CACHE_HOME/jumpstarter-agent.
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -12,6 +12,9 @@ export const clientVersions = ["0.9.0", "0.8.1", "0.7.4"];
 /** What a release cannot live with any more: its own requirement has no upper bound. */
 const pinned = { "0.7.4": ["opendal==0.45.20"] };
 
+/** What only one release is tested with. */
+const extra = { "0.9.0": ["jumpstarter-testing==0.9.0"] };
+
 const drivers = ["power", "network", "composite", "opendal", "pyserial", "tftp", "http", "uboot", "flashers", "shell"];
 
 export function clientDirectory(version) {
@@ -19,24 +22,28 @@ export function clientDirectory(version) {
   return join(process.env.JMP_PYTHON_CLIENTS || join(cache, "jumpstarter-agent"), `py-${version}`);
 }
 
-/** Installs what is missing; a finished environment carries a stamp, so a broken-off one is made anew. */
+/** Installs what is missing; a finished environment's stamp says what it holds, and a broken-off one is made anew. */
 export function installClients(versions = clientVersions) {
   for (const version of versions) {
     const directory = clientDirectory(version);
-    const stamp = join(directory, "complete");
-    if (existsSync(stamp)) continue;
-    rmSync(directory, { recursive: true, force: true });
-    mkdirSync(join(directory, ".."), { recursive: true });
-    execFileSync("python3", ["-m", "venv", directory], { stdio: "inherit" });
     const packages = [
       `jumpstarter-cli==${version}`,
       ...drivers.map((name) => `jumpstarter-driver-${name}==${version}`),
       ...(pinned[version] ?? []),
+      ...(extra[version] ?? []),
     ];
+    const stamp = join(directory, "complete");
+    const contents = packages.join("\n") + "\n";
+    if (existsSync(stamp) && readFileSync(stamp, "utf8") === contents) continue;
+    if (!existsSync(stamp)) {
+      rmSync(directory, { recursive: true, force: true });
+      mkdirSync(join(directory, ".."), { recursive: true });
+      execFileSync("python3", ["-m", "venv", directory], { stdio: "inherit" });
+    }
     execFileSync(join(directory, "bin/pip"), ["install", "--quiet", "--disable-pip-version-check", ...packages], {
       stdio: "inherit",
     });
-    writeFileSync(stamp, packages.join("\n") + "\n");
+    writeFileSync(stamp, contents);
   }
 }
 

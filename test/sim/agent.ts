@@ -25,6 +25,8 @@ export interface AgentOptions {
   /** Further words of the command line. Default: plain text on the TCP listener. */
   args?: string[];
   env?: Record<string, string>;
+  /** More of the configuration's top level, such as hooks. */
+  config?: Record<string, unknown>;
 }
 
 /** A port that was free a moment ago. */
@@ -59,6 +61,7 @@ export async function startAgent(
       kind: "ExporterConfig",
       metadata: { namespace: "default", name: "test" },
       export: exported,
+      ...options.config,
     }),
   );
   const socketPath = join(directory, "agent.sock");
