@@ -42,26 +42,23 @@ const lookMs = 2_000;
 
 /**
  * Registers the exporter and follows what the controller says of it, until the signal aborts. Nothing that the
- * network or the controller does ends it: after any failure it registers again, as the controller may be another one.
+ * network or the controller does ends it. It registers again before each status stream: whoever answers now may be
+ * another one, or have forgotten the exporter, also when the last stream has ended in good order.
  */
 export function startControllerLink(options: ControllerLinkOptions): ControllerLink {
   const { controller, backoff, clock, log, signal } = options;
   let registered = false;
   let online = false;
-  let known = false;
   let attempt = new AbortController();
   let lastFailure: string | undefined;
 
   async function follow(): Promise<void> {
     attempt = new AbortController();
     const thisAttempt = AbortSignal.any([signal, attempt.signal]);
-    if (!known) {
-      const { labels, reports } = options.registration();
-      await controller.register({ labels: { ...labels }, reports: [...reports] }, thisAttempt);
-      known = true;
-      if (!registered) options.firstRegistered();
-      registered = true;
-    }
+    const { labels, reports } = options.registration();
+    await controller.register({ labels: { ...labels }, reports: [...reports] }, thisAttempt);
+    if (!registered) options.firstRegistered();
+    registered = true;
     for await (const status of controller.status(thisAttempt)) {
       if (!online) {
         if (lastFailure !== undefined) log.info("The controller answers again");
@@ -102,7 +99,6 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
           pause = backoff.next(error);
           tell(error);
         }
-        known = false;
       }
       online = false;
       await wait(pause);
@@ -116,9 +112,6 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
     get online() {
       return online;
     },
-    registerAgain() {
-      known = false;
-      attempt.abort();
-    },
+    registerAgain: () => attempt.abort(),
   };
 }

@@ -77,6 +77,8 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
   const work = options.work ?? { openScope: openLeaseScope, runHook, killLeftoverHooks };
   const log = exporter.logs.logger({ source: "system", logger: "exporter" });
   const over = new AbortController();
+  /** Aborted before `over`, so that the goodbye is the last that the controller hears. */
+  const leaving = new AbortController();
   const reporter = new StatusReporter({ controller, clock, log });
   const waiting: (() => Promise<void>)[] = [];
   let free = Promise.resolve();
@@ -200,6 +202,8 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
 
   /** Says goodbye, as far as the controller listens. */
   async function farewell(): Promise<void> {
+    // A registration that is on its way would undo the goodbye.
+    leaving.abort();
     if (!link.registered) return;
     await within(farewellMs, async (signal) => {
       await reporter.flush(signal);
@@ -221,6 +225,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
   }
 
   function leave(): void {
+    leaving.abort();
     over.abort();
     reporter.stop();
   }
@@ -245,7 +250,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     backoff: new Backoff(),
     clock,
     log,
-    signal: over.signal,
+    signal: leaving.signal,
   });
 
   return {
@@ -269,6 +274,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     async abandon(reason) {
       abandoned = true;
       failure = reason;
+      leaving.abort();
       over.abort();
       reporter.report("OFFLINE", reason);
       await Promise.all([clean(), within(farewellMs, (signal) => reporter.flush(signal))]);
