@@ -27,9 +27,13 @@ export interface LeasedAgentOptions {
   readonly hooks?: Record<string, unknown>;
   /** More of its top level, such as exitOnLeaseEnd. */
   readonly config?: Record<string, unknown>;
+  /** The same for one exporter each, in the order of their names. */
+  readonly configs?: readonly Record<string, unknown>[];
   /** Further words of the command line. */
   readonly args?: readonly string[];
   readonly env?: Record<string, string>;
+  /** Words of a command that runs the agent in its place, such as one that gives it other name servers. */
+  readonly wrapper?: readonly string[];
   /** How long it may take until its exporters can be leased. Default: 30 s. 0: do not wait for that. */
   readonly readyMs?: number;
 }
@@ -51,14 +55,17 @@ export async function startLeasedAgent(
   const configFile = (exporter: string) => join(directory, `${exporter}.yaml`);
   const configure: LeasedAgent["configure"] = (exporter, drivers, more = {}) =>
     writeFileSync(configFile(exporter), stringify(lab.exporterConfig(exporter, drivers, more)), { mode: 0o600 });
-  for (const exporter of exporters) configure(exporter, exported, { ...options.config, ...(hooks && { hooks }) });
+  for (const [index, exporter] of exporters.entries()) {
+    configure(exporter, exported, { ...options.config, ...options.configs?.[index], ...(hooks && { hooks }) });
+  }
 
   const files = exporters.flatMap((exporter) => ["--exporter-config", configFile(exporter)]);
-  const child = spawn(
-    process.execPath,
-    ["dist/jmp-agent.js", "run", ...files, "--log-format", "text", ...(options.args ?? [])],
-    { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...options.env } },
-  );
+  const words = ["dist/jmp-agent.js", "run", ...files, "--log-format", "text", ...(options.args ?? [])];
+  const [program, ...rest] = [...(options.wrapper ?? []), process.execPath, ...words] as [string, ...string[]];
+  const child = spawn(program, rest, {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...options.env },
+  });
   let printed = "";
   child.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
   child.stderr.on("data", (chunk: Buffer) => (printed += chunk.toString()));
