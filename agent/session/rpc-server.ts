@@ -110,6 +110,9 @@ export class RpcServer {
 
   /** Serves a connection that came some other way, e.g. through a tunnel. */
   inject(connection: Duplex): void {
+    // HTTP/2 has no use for half a connection. Node would half-close what is not a socket in answer, and end with an
+    // assertion at the next byte that a call writes; so this must come before Node's own listener.
+    connection.once("end", () => connection.destroy());
     this.http2.emit("connection", connection);
   }
 
