@@ -80,24 +80,38 @@ class Board {
   readonly #chance: Chance;
   readonly #clock: VirtualClock;
   readonly #failures: number;
-  readonly config: () => LeaseConfig;
+  readonly #controller: ControllerModel;
+  readonly #config: () => LeaseConfig;
+  readonly #served = new Set<string>();
   leased: LeasedExporter | undefined;
   serving: Service | undefined;
   opening = false;
   stopped = false;
+  /** What was not in order. Nothing is thrown: the exporter would take it for a driver's failure. */
+  readonly violations: string[] = [];
 
-  constructor(clock: VirtualClock, chance: Chance, failures: number, config: () => LeaseConfig) {
-    this.#clock = clock;
-    this.#chance = chance;
-    this.#failures = failures;
-    this.config = config;
+  constructor(parts: {
+    clock: VirtualClock;
+    chance: Chance;
+    failures: number;
+    controller: ControllerModel;
+    config: () => LeaseConfig;
+  }) {
+    this.#clock = parts.clock;
+    this.#chance = parts.chance;
+    this.#failures = parts.failures;
+    this.#controller = parts.controller;
+    this.#config = parts.config;
   }
 
   readonly openScope = async (options: LeaseScopeOptions): Promise<LeaseScope> => {
-    assert.ok(!this.stopped, "a lease begins after the exporter has stopped");
-    assert.ok(this.serving === undefined && !this.opening, "two leases at once");
-    const lease = this.leased?.state.current?.name;
-    assert.ok(lease !== undefined, "the lease that begins has a name");
+    this.#must(!this.stopped, "a lease begins after the exporter has stopped");
+    this.#must(this.serving === undefined && !this.opening, "two leases at once");
+    const lease = this.leased?.state.current?.name ?? "";
+    this.#must(lease !== "", "the lease that begins has a name");
+    // Only who was told in between that the lease is over serves it again.
+    this.#must(!this.#served.has(lease) || this.#controller.misled, `${lease} is served twice`);
+    this.#served.add(lease);
     this.opening = true;
     await this.#clock.sleep(this.#chance.pick([0, 0, 5, 2_000]));
     this.opening = false;
@@ -107,7 +121,7 @@ class Board {
       for await (const client of options.listen(over.signal)) assert.fail(`nobody dials: ${client.routerEndpoint}`);
     })();
     const service: Service = {
-      ...{ lease, config: this.config(), hooks: [], gateOpen: false, worked: false },
+      ...{ lease, config: this.#config(), hooks: [], gateOpen: false, worked: false },
       ...{ scope: options, status: new SessionStatus() },
     };
     this.serving = service;
@@ -124,7 +138,7 @@ class Board {
         over.abort();
         await listening;
         await this.#clock.sleep(this.#chance.pick([0, 0, 5, 1_000, 31_000]));
-        assert.equal(this.serving, service, "the lease that is closed is the one that is served");
+        this.#must(this.serving === service, "the lease that is closed is the one that is served");
         this.serving = undefined;
         this.#checkHooks(service);
       },
@@ -137,8 +151,8 @@ class Board {
     context: { lease: string; signal: AbortSignal },
   ) => {
     const service = this.serving;
-    assert.ok(!this.stopped, "a hook begins after the exporter has stopped");
-    assert.equal(context.lease, service?.lease, "a hook runs for the lease that is served");
+    this.#must(!this.stopped, "a hook begins after the exporter has stopped");
+    this.#must(context.lease === service?.lease, "a hook runs for the lease that is served");
     service?.hooks.push(name);
     await this.#clock.sleep(this.#chance.pick([0, 1, 50, 2_000, 40_000]), context.signal).catch(() => {});
     const failed = this.#chance.happens(this.#failures);
@@ -148,14 +162,19 @@ class Board {
 
   readonly killLeftoverHooks = async () => {};
 
+  #must(holds: boolean, what: string): void {
+    if (!holds) this.violations.push(what);
+  }
+
   #checkHooks({ lease, config, hooks, worked }: Service): void {
     const expected: HookName[] = [];
     if (config.hooks.beforeLease !== null) expected.push("beforeLease");
-    // Nobody has ever used a lease whose client was never told.
-    const used = this.leased?.state.current?.client !== "";
-    if (config.hooks.afterLease !== null && worked && used) expected.push("afterLease");
+    if (config.hooks.afterLease !== null && worked) expected.push("afterLease");
     if (hooks.length === 0 && !worked) return; // it was over before its first hook
-    assert.deepEqual(hooks, expected, `hooks of ${lease}`);
+    // Nobody has used a lease whose client was not told yet when it ended.
+    const nobody = this.leased?.state.current?.client === "" || this.#controller.unnamed.has(lease);
+    if (nobody && expected.includes("afterLease") && !hooks.includes("afterLease")) expected.pop();
+    this.#must(hooks.join() === expected.join(), `hooks of ${lease}: ${hooks.join()}, expected ${expected.join()}`);
   }
 }
 
@@ -164,7 +183,7 @@ async function play(exporter: Exporter, { hooks, exitOnLeaseEnd, release, faults
   const chance = new Chance(seed);
   const controller = new ControllerModel({ clock, chance, release, faults });
   const config = { hooks, motd: null, exitOnLeaseEnd } as LeaseConfig;
-  const board = new Board(clock, chance, failures, () => config);
+  const board = new Board({ clock, chance, failures, controller, config: () => config });
   const leased = startLeasedExporter({
     ...{ exporter, controller, clock, env: {}, directoryPrefix: "", config: () => config, work: board },
     dial: () => assert.fail("nobody dials"),
@@ -198,7 +217,7 @@ async function play(exporter: Exporter, { hooks, exitOnLeaseEnd, release, faults
         return controller.forget();
       case "reload":
         return void leased.whenFree(async () => {
-          assert.ok(board.serving === undefined && !board.opening && !exited, "only a free exporter changes");
+          if (board.serving !== undefined || board.opening || exited) board.violations.push("it changes while leased");
           leased.registerAgain();
         });
       case "stop":
@@ -210,6 +229,7 @@ async function play(exporter: Exporter, { hooks, exitOnLeaseEnd, release, faults
     await clock.advance(each.thenMs);
   }
 
+  assert.deepEqual(board.violations, []);
   // What goes wrong comes to an end, the longest outage too.
   controller.calmDown();
   await clock.advance(400_000);
@@ -237,6 +257,9 @@ async function play(exporter: Exporter, { hooks, exitOnLeaseEnd, release, faults
   await clock.advance(200_000);
   if (leased.state.phase !== "stopped") assert.equal(leased.state.phase, "available", state);
   assert.equal(board.serving, undefined, "nothing of a lease is left");
+  // Half of them go while they register.
+  if (chance.happens(0.5)) leased.registerAgain();
+  await clock.advance(chance.pick([0, 250, 251, 270, 300]));
   leased.stop("now", 0);
   await clock.advance(60_000);
   assert.equal(leased.state.phase, "stopped");
@@ -245,6 +268,8 @@ async function play(exporter: Exporter, { hooks, exitOnLeaseEnd, release, faults
     assert.equal(controller.shown, "OFFLINE");
     assert.ok(!controller.registered, "it has said goodbye");
   }
+  assert.deepEqual(board.violations, []);
+  assert.ok(!controller.calledAfterEnd, "an exporter that has ended calls nobody");
   assert.equal(controller.open, 0, "no stream is left open");
   assert.equal(clock.sleeping, 0, "nobody waits for anything");
 }

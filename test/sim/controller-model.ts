@@ -64,6 +64,8 @@ export class ControllerModel implements ControllerClient {
   readonly #waiting: ModelLease[] = [];
   readonly #leases = new Set<string>();
   readonly #streams = new Set<ServerStream<StatusResponse>>();
+  /** Leases that were made without a client's name. */
+  readonly unnamed = new Set<string>();
   readonly #listens = new Set<ServerStream<ListenResponse>>();
   readonly #history: StatusResponse[] = [];
   #faults: number;
@@ -79,6 +81,9 @@ export class ControllerModel implements ControllerClient {
   active: ModelLease | undefined;
   /** Set when the exporter has ended: any call after that is one too many. */
   closed = false;
+  calledAfterEnd = false;
+  /** The exporter was told what no longer held. */
+  misled = false;
 
   constructor(options: ControllerModelOptions) {
     this.#options = options;
@@ -162,6 +167,7 @@ export class ControllerModel implements ControllerClient {
     this.#count += 1;
     const lease = { name: `lease-${this.#count}`, client };
     this.#leases.add(lease.name);
+    if (client === "") this.unnamed.add(lease.name);
     this.#waiting.push(lease);
     this.#place();
   }
@@ -210,6 +216,7 @@ export class ControllerModel implements ControllerClient {
   /** Says something once more: what holds, or what held some time ago, which is then put right. */
   repeat(what: "truth" | "past"): void {
     for (const stream of this.#streams) {
+      if (what === "past") this.misled = true;
       if (what === "past" && this.#history.length > 0) this.#send(stream, this.#options.chance.pick(this.#history));
       this.#send(stream);
     }
@@ -258,19 +265,23 @@ export class ControllerModel implements ControllerClient {
     const harm = chance.happens(this.#faults) ? chance.pick(["lost", "twice", "late"] as const) : "none";
     if (harm !== "lost" && harm !== "late") this.#send(stream, message);
     if (harm === "twice") this.#send(stream, message);
+    if (harm === "late") this.misled = true;
     if (harm === "late") void this.#options.clock.sleep(chance.pick(this.#lagsMs)).then(() => stream.push(message));
     if (harm === "lost" || harm === "late") this.#send(stream, undefined, 3_001);
   }
 
-  /** In order with what was sent before. Without a message: what holds when it arrives. */
+  /** In order with what was sent before. Without a message: what holds when it arrives, unless there is newer news. */
   #send(stream: ServerStream<StatusResponse>, message?: StatusResponse, moreMs = 0): void {
     const { clock, chance } = this.#options;
     stream.freeMs = Math.max(stream.freeMs, clock.now() + chance.pick(this.#lagsMs) + moreMs);
-    void clock.sleep(stream.freeMs - clock.now()).then(() => stream.push(message ?? this.#truth()));
+    const place = (stream.sent += 1);
+    void clock.sleep(stream.freeMs - clock.now()).then(() => {
+      if (message !== undefined || place === stream.sent) stream.push(message ?? this.#truth());
+    });
   }
 
   async #call<T>(effect: () => T, signal?: AbortSignal): Promise<T> {
-    if (this.closed) throw new Error("the controller is called by an exporter that has ended");
+    if (this.closed) this.calledAfterEnd = true;
     const { clock, chance } = this.#options;
     const fault = chance.happens(this.#faults) ? chance.pick(["before", "after", "silence", "unheard"] as const) : "no";
     const refuse = () => {
@@ -292,6 +303,8 @@ class ServerStream<T> {
   #wake: () => void = () => {};
   /** When the last message that was sent will have arrived. */
   freeMs = 0;
+  /** How many messages were sent. */
+  sent = 0;
 
   push(message: T): void {
     this.#items.push({ message });
