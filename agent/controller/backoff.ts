@@ -3,10 +3,7 @@ import type { ErrorCode } from "../driver/error-codes.ts";
 import type { Logger } from "../driver/log.ts";
 import type { Clock } from "./clock.ts";
 
-/**
- * Asking a host that does not answer costs next to nothing, and an exporter has to be back within 5 s of its return:
- * a connection attempt that began too early ends in the time that is left.
- */
+/** Asking a host that does not answer costs next to nothing, and an exporter has to be back within 5 s of its return. */
 const silence = { firstMs: 250, mostMs: 2_500 };
 
 /** Who answers and refuses has work with each question, and will not change its mind soon. */
@@ -23,13 +20,17 @@ export class Backoff {
     this.#random = random;
   }
 
-  /** @returns milliseconds to wait, between half of the step and all of it */
-  next(error: AgentError): number {
+  /**
+   * @param tookMs how long the attempt itself has waited for a host that said nothing: that long less is waited now
+   * @returns milliseconds to wait, between half of the step and all of it
+   */
+  next(error: AgentError, tookMs = 0): number {
     const kind = silent.has(error.code) ? silence : refusal;
     const failures = this.#failures.get(kind) ?? 0;
     this.#failures.set(kind, failures + 1);
     const step = Math.min(kind.firstMs * 2 ** Math.min(failures, 20), kind.mostMs);
-    return step * (0.5 + 0.5 * this.#random());
+    const share = 0.5 + 0.5 * this.#random();
+    return kind === refusal ? step * share : Math.max(step * share - tookMs, kind.firstMs * share);
   }
 
   reset(): void {

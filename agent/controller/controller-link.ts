@@ -90,13 +90,14 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
   void (async () => {
     while (!signal.aborted) {
       let pause = pauseMs;
+      const begunMs = clock.now();
       try {
         await follow();
       } catch (thrown) {
         if (signal.aborted) return;
         if (!attempt.signal.aborted) {
           const error = toAgentError(thrown);
-          pause = backoff.next(error);
+          pause = backoff.next(error, clock.now() - begunMs);
           tell(error);
         }
       }

@@ -28,6 +28,7 @@ export async function* listenForClients({
   let lastFailure: string | undefined;
   while (!signal.aborted) {
     let pause = pauseMs;
+    const begunMs = clock.now();
     try {
       for await (const client of controller.listen(lease, signal)) {
         backoff.reset();
@@ -37,7 +38,7 @@ export async function* listenForClients({
     } catch (thrown) {
       if (signal.aborted) return;
       const error = toAgentError(thrown);
-      pause = backoff.next(error);
+      pause = backoff.next(error, clock.now() - begunMs);
       if (error.message !== lastFailure) log.warn(`Listening for clients is interrupted: ${error.message}`);
       lastFailure = error.message;
     }

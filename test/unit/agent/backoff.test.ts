@@ -44,6 +44,17 @@ test("pauses grow up to a limit, and one that follows silence is always short", 
   );
 });
 
+test("an attempt that waited in silence has waited already; one that was refused has not", () => {
+  const backoff = new Backoff({ random: () => 0.999 });
+  for (let failures = 0; failures < 10; failures += 1) {
+    backoff.next(error("E_TIMEOUT"));
+    backoff.next(error("E_FAILED"));
+  }
+  assert.ok(Math.abs(backoff.next(error("E_TIMEOUT"), 1_000) - 1_500) < 10);
+  assert.ok(Math.abs(backoff.next(error("E_TIMEOUT"), 4_000) - 250) < 10);
+  assert.ok(backoff.next(error("E_FAILED"), 4_000) > 29_000);
+});
+
 test("what is tried again and again is told once, and when it works again", async () => {
   const clock = new VirtualClock();
   const log = recorder();

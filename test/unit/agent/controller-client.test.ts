@@ -82,7 +82,7 @@ test("settings say how controller and routers are reached", () => {
     },
   );
   assert.deepEqual(channel, {
-    connectTimeoutMs: 5_000,
+    connectTimeoutMs: 4_000,
     ca: undefined,
     keepaliveMs: 20_000,
     keepaliveTimeoutMs: 20_000,
