@@ -1,6 +1,8 @@
 // `jmp shell` and its relatives on exporters that the agent leases out through a controller: the scenarios of Jumpstarter's
 // own e2e suite, with the unmodified Python client.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -9,6 +11,7 @@ import { stringify } from "yaml";
 import { ExporterStatus } from "../../proto/gen/jumpstarter/v1/common.ts";
 import { scratch } from "../sim/agent.ts";
 import { startController, type Lab } from "../sim/controller/controller.ts";
+import { pythonClient } from "../sim/controller/python.ts";
 import { startLeasedAgent, type LeasedAgent, type LeasedAgentOptions } from "../sim/leased-agent.ts";
 import { jmp, leasedShell } from "../sim/leased-shell.ts";
 import { clientProgram, missingClient, run } from "../sim/python-client.ts";
@@ -124,6 +127,32 @@ describe("leases, seen from jmp", { skip: missingClient("0.9.0"), concurrency: 4
     assert.equal(bob.code, 0, bob.text + agent.output());
     lab.deleteLease(id);
     await freeAgain(name, agent);
+  });
+
+  test("a client that is killed in its shell costs its lease and nothing else", async (t) => {
+    const { name, selector, agent } = await lease(t, { hooks: { afterLease: { script: "j power off; echo AFTER" } } });
+    const client = pythonClient(t, lab, "0.9.0", "ann");
+    const words = ["shell", "--client", "ann", "--selector", selector, "--exporter-logs", "--"];
+    const shell = spawn(clientProgram("0.9.0", "jmp"), [...words, "sh", "-c", "j power on; sleep 60"], {
+      env: { ...process.env, ...client.env },
+      stdio: "ignore",
+      detached: true,
+    });
+    const ended = once(shell, "exit");
+    const kill = () =>
+      void (shell.exitCode === null && shell.signalCode === null && process.kill(-(shell.pid ?? 0), 9));
+    t.after(kill);
+    await lab.waitFor(() => agent.output().includes("power on"), { what: "the client's call", timeoutMs: 60_000 });
+    kill();
+    await ended;
+    lab.deleteLease(lab.records.dials.map((dial) => dial.lease).find((id) => lab.lease(id).exporter === name) ?? "");
+    await freeAgain(name, agent);
+    await lab.waitFor(() => agent.output().includes("AFTER"), { what: "the hook after the lease" });
+    const { code, text } = await leasedShell(t, lab, ["--selector", selector]);
+    assert.equal(code, 0, text + agent.output());
+    assert.doesNotMatch(agent.output(), /ERROR|Exception/);
+    const offline = lab.records.statuses.filter((told) => told.exporter === name && told.name === "OFFLINE");
+    assert.deepEqual(offline, []);
   });
 
   test("a name that no exporter has fails at once", async (t) => {
