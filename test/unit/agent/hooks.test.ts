@@ -283,7 +283,9 @@ describe("the environment", () => {
 
   test("is the agent's own with what hooks need, and without a prompt", async (t) => {
     const { env, lease } = await environment(t, "beforeLease");
-    const { PWD: _pwd, OLDPWD: _old, SHLVL: _level, _: _last, JMP_MOTD_FILE, ...rest } = env;
+    // Node hands its coverage on to every child, whatever environment that is given.
+    const { PWD: _pwd, OLDPWD: _old, SHLVL: _level, _: _last, NODE_V8_COVERAGE: _coverage, ...own } = env;
+    const { JMP_MOTD_FILE, ...rest } = own;
     assert.deepEqual(rest, {
       MINE: "a b'c",
       PATH: `${lease.directory}/bin:${process.env["PATH"]}`,
