@@ -6,6 +6,7 @@ import { createControllerClient } from "../controller/controller-client.ts";
 import { startLeasedExporter, type LeasedExporter } from "../controller/leased-exporter.ts";
 import { controllerSettings, type ControllerSettings } from "../controller/settings.ts";
 import { startTelemetry, type Telemetry } from "../controller/telemetry.ts";
+import type { Catalog } from "../driver/catalog.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { LogBus } from "../driver/log.ts";
 import { describeChange, type DriverChange } from "../driver/replan.ts";
@@ -24,6 +25,8 @@ export interface HostEnvironment {
   readonly clock: Clock;
   readonly channels: ChannelPool;
   readonly env: NodeJS.ProcessEnv;
+  /** Where driver types are looked up; the shipped ones unless given. */
+  readonly catalog?: Catalog | undefined;
   readonly audit: AuditLog | undefined;
 }
 
@@ -70,7 +73,9 @@ export function hostExporter(
   /** What the exporter begins anew with when it has said goodbye. */
   let successor: { config: ExporterConfig; settings: ControllerSettings } | undefined;
   let stopped: { when: "now" | "leaseEnd"; exitCode: number } | undefined;
-  let fail: (error: unknown) => void = () => {};
+  /** Between two runs there is nothing that could be ended. */
+  const tell = (error: unknown) => log.error(`Uncaught exception: ${toAgentError(error).message}`);
+  let fail: (error: unknown) => void = tell;
   /** What it shows while it serves no controller: it may take long to open drivers, or to close them. */
   let apart: "starting" | "stopped" = "starting";
 
@@ -95,6 +100,7 @@ export function hostExporter(
       description: description ?? undefined,
       export: config.export,
       logs,
+      catalog: host.catalog,
     });
   }
 
@@ -128,6 +134,7 @@ export function hostExporter(
       throw error;
     } finally {
       running = undefined;
+      fail = tell;
       await closeDrivers(exporter);
       await telemetry?.stop();
     }
