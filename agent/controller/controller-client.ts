@@ -45,7 +45,10 @@ export interface ControllerClientOptions {
   readonly channels: ChannelPool;
 }
 
-const deadlineMs = 30_000;
+const unaryDeadlineMs = 30_000;
+
+/** A report that is lost holds up newer ones, and clients that wait for them; it is sent again soon. */
+const reportDeadlineMs = 10_000;
 
 /** A controller says at once how things stand; one that has taken the call and says nothing is not well. */
 const firstStatusMs = 30_000;
@@ -67,7 +70,13 @@ export function createControllerClient({ settings, channels }: ControllerClientO
     }
   }
 
-  async function unary<Q, R>(method: RpcMethod<Q, R>, request: Q, what: string, signal?: AbortSignal): Promise<R> {
+  async function unary<Q, R>(
+    method: RpcMethod<Q, R>,
+    request: Q,
+    what: string,
+    signal?: AbortSignal,
+    deadlineMs = unaryDeadlineMs,
+  ): Promise<R> {
     const now = settings();
     const { channel, release } = channels.acquire(now.endpoint, now.channel);
     try {
@@ -88,7 +97,7 @@ export function createControllerClient({ settings, channels }: ControllerClientO
     },
     async reportStatus({ status, message, releaseLease }, signal) {
       const request = { status: exporterStates[status], message, releaseLease };
-      await unary(rpcMethod(service, "reportStatus"), request, "ReportStatus", signal);
+      await unary(rpcMethod(service, "reportStatus"), request, "ReportStatus", signal, reportDeadlineMs);
     },
     async releaseLease(name, signal) {
       await unary(rpcMethod(service, "releaseLease"), { name }, "ReleaseLease", signal);
