@@ -56,12 +56,14 @@ function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream
       send: (payloads, frameType, done) => sendFrames(http2, payloads, frameType, done),
       finish: () => http2.end(),
       flow: (wanted) => void (wanted ? http2.resume() : http2.pause()),
-      destroy: () => {
+      destroy: (error) => {
         http2.resume();
-        if (!stream.readableEnded || !stream.writableFinished) {
+        if (!stream.readableEnded || error !== null) {
           call.cancel();
           return;
         }
+        // After the peer's goodbye ours is enough; a cancelled RPC is a broken connection to whoever is behind a router.
+        if (!stream.writableEnded) sendFrames(http2, [Buffer.alloc(0)], frameTypes.GOAWAY, () => http2.end());
         const overdue = setTimeout(() => call.cancel(), lingerMs).unref();
         http2.once("close", () => clearTimeout(overdue));
       },

@@ -57,6 +57,7 @@ describe("leases, seen from jmp", { skip: missingClient("0.9.0"), concurrency: 4
     ]) {
       const { code, text } = await leasedShell(t, lab, words);
       assert.equal(code, 0, text + agent.output());
+      assert.doesNotMatch(text, /interrupted|Traceback|ERROR/, "j's connection ends in good order");
       await freeAgain(name, agent);
     }
     assert.equal(agent.output().match(/power on/g)?.length, 3, agent.output());
