@@ -4,8 +4,9 @@ import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { sides, type Side } from "./exporters.ts";
 import { calls, flash, fullSize, quickSize, start, streams, tftp, type Measure } from "./measures.ts";
+import { rack } from "./rack.ts";
 
-const measures: Record<string, Measure> = { start, calls, streams, flash, tftp };
+const measures: Record<string, Measure> = { start, calls, streams, flash, tftp, rack };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

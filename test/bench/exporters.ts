@@ -65,7 +65,7 @@ export async function startExporter(
     port,
     startMs,
     cpuSeconds: () => sum(processTree(child.pid ?? 0), cpuSecondsOf),
-    memoryMiB: (kind) => sum(processTree(child.pid ?? 0), (pid) => memoryMiBOf(pid, kind)),
+    memoryMiB: (kind) => memoryMiB([child.pid ?? 0], kind),
     stop: async () => {
       // The Python exporter forks; its parent hands signals on to the child's group.
       child.kill("SIGTERM");
@@ -91,6 +91,11 @@ async function firstReport(child: ChildProcess, port: number): Promise<Wire> {
     await sleep(5);
   }
   throw new Error("no report within a minute");
+}
+
+/** Memory of these processes and all that they have started. */
+export function memoryMiB(pids: readonly number[], kind: "Pss" | "Private"): number {
+  return sum(pids.flatMap(processTree), (pid) => memoryMiBOf(pid, kind));
 }
 
 function processTree(pid: number): number[] {
