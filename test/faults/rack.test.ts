@@ -70,16 +70,16 @@ function registered(lab: Lab, name: string): number {
 
 test("32 exporters of one process are all leased at once", { timeout: 120_000 }, async (t) => {
   const exporters = Array.from({ length: 32 }, (_, n) => `board-${n}`);
-  const { lab, lease, show, agent, agreeAndEnd } = await setUpBench(t, { exporters, drivers: benchDrivers });
-  const connections = await Promise.all(exporters.map((name) => lease(name, `lease-${name}`)));
-  for (const name of exporters) assert.equal((await show(name))?.lease, `lease-${name}`, agent.output());
-  const answers = await Promise.all(connections.map((connection) => connection.find("power")?.call("on")));
+  const bench = await setUpBench(t, { exporters, drivers: benchDrivers });
+  const connections = await Promise.all(exporters.map((name) => bench.lease(name, `lease-${name}`)));
+  for (const name of exporters) assert.equal((await bench.show(name))?.lease, `lease-${name}`, bench.agent.output());
+  const answers = await Promise.all(connections.map(async (connection) => await connection.find("power")?.call("on")));
   assert.deepEqual(
     answers,
     exporters.map(() => null),
   );
-  for (const name of exporters) lab.deleteLease(`lease-${name}`);
-  await agreeAndEnd(exporters);
+  for (const name of exporters) bench.lab.deleteLease(`lease-${name}`);
+  await bench.agreeAndEnd(exporters);
 });
 
 test(
