@@ -167,7 +167,8 @@ export function hostExporter(
         ({ config, settings } = successor);
         successor = undefined;
       } catch (error) {
-        log.error(`Exception while serving on the exporter: ${toAgentError(error).message}`);
+        const stack = error instanceof Error ? error.stack : undefined;
+        log.error(`Exception while serving on the exporter: ${toAgentError(error).message}`, { stack });
         if (stopped !== undefined) return stopped.exitCode;
         if (failures.failed()) {
           const { maxRapidFailures, rapidFailureWindow } = config.failureDetection;
