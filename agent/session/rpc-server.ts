@@ -66,11 +66,15 @@ const defaultMaxConnections = 256;
 /** How long a refused connection may take to read why. */
 const refusalMs = 1_000;
 
+/** How long the cancels of calls that were cut may take to be sent. */
+const lastWordsMs = 250;
+
 export class RpcServer {
   readonly http2: Http2Server | Http2SecureServer;
   readonly #methods: ReadonlyMap<string, RpcMethod>;
   readonly #options: RpcServerOptions;
   readonly #sessions = new Set<ServerHttp2Session>();
+  readonly #sockets = new Set<Duplex>();
   readonly #windows = new ReceiveWindows();
 
   constructor(methods: ReadonlyMap<string, RpcMethod>, options: RpcServerOptions) {
@@ -95,6 +99,10 @@ export class RpcServer {
     this.http2.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) =>
       this.#onStream(stream, headers),
     );
+    this.http2.on("connection", (socket: Duplex) => {
+      this.#sockets.add(socket);
+      socket.once("close", () => this.#sockets.delete(socket));
+    });
     const { log, maxConnections = defaultMaxConnections } = options;
     // What is not HTTP/2 yet, or on its way out, is bounded too, but there is nobody to talk to.
     this.http2.maxConnections = maxConnections * 2;
@@ -127,8 +135,13 @@ export class RpcServer {
     const forced = setTimeout(() => {
       for (const session of this.#sessions) session.destroy(undefined, constants.NGHTTP2_CANCEL);
     }, graceMs);
+    // A session waits for what it has still to send; a peer that takes nothing, or never came, must not hold it.
+    const cut = setTimeout(() => {
+      for (const socket of this.#sockets) socket.destroy();
+    }, graceMs + lastWordsMs);
     await Promise.all([closed, ...ended]);
     clearTimeout(forced);
+    clearTimeout(cut);
   }
 
   #onSession(session: ServerHttp2Session): void {
