@@ -78,27 +78,9 @@ interface Serving {
 }
 
 async function serveAll(given: RunOptions, { configured, find, processLog, log }: Serving): Promise<number> {
-  // From here on a signal waits for the exporters to be there; before, the default would be to die.
-  let host: Host | undefined = undefined as Host | undefined;
-  let asked: Parameters<Host["stop"]> | undefined;
-  const stop = (...how: Parameters<Host["stop"]>) => {
-    asked = how;
-    host?.stop(...how);
-  };
-  const signals = listenForStop(
-    (exitCode) => process.exit(exitCode),
-    ({ signal, exitCode }) => {
-      log.info(`${signal}: stopping when the current lease ends`);
-      stop("leaseEnd", exitCode);
-    },
-  );
-  void signals.requested.then(({ signal, exitCode }) => {
-    log.info(`${signal}: stopping`);
-    stop("now", exitCode);
-  });
-
   await removeDeadLeases(process.env);
-  await waitForTime({ clock: systemClock, log, signal: signals.signal });
+  // Until the exporters are there, a signal may end the process as it does any other.
+  await waitForTime({ clock: systemClock, log });
   const auditFile = given["audit-log"];
   const warn = (message: string) => log.warn(message);
   const audit = auditFile === undefined ? undefined : openAuditLog({ file: auditFile, warn });
@@ -108,21 +90,30 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
     processLog.follow(logs, exporter);
     return logs;
   };
-  const running = startHost(configured, {
+  const host = startHost(configured, {
     ...{ clock: systemClock, env: process.env },
     ...{ channels, audit, openLogs, find, log },
   });
-  host = running;
-  if (asked !== undefined) running.stop(...asked);
+  const signals = listenForStop(
+    (exitCode) => process.exit(exitCode),
+    ({ signal, exitCode }) => {
+      log.info(`${signal}: stopping when the current lease ends`);
+      host.stop("leaseEnd", exitCode);
+    },
+  );
+  void signals.requested.then(({ signal, exitCode }) => {
+    log.info(`${signal}: stopping`);
+    host.stop("now", exitCode);
+  });
   const control = await serveControl({
-    reload: ({ exporter }) => running.reload(exporter),
-    status: async () => running.status(),
+    reload: ({ exporter }) => host.reload(exporter),
+    status: async () => host.status(),
   }).catch((error: unknown) => {
     log.warn(`jmp-agent reload cannot reach this agent: ${toAgentError(error).message}`);
   });
-  const watcher = given.watch === true ? watch(given, configured, running, log) : undefined;
+  const watcher = given.watch === true ? watch(given, configured, host, log) : undefined;
   try {
-    return await running.done;
+    return await host.done;
   } finally {
     watcher?.close();
     await control?.close();
