@@ -2,7 +2,8 @@ import { hostname } from "node:os";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { LogBus, type Logger } from "../driver/log.ts";
 import { runDirect } from "../host/direct.ts";
-import { openAuditLog, type AuditLog } from "../ops/audit.ts";
+import type { AuditLog } from "../ops/audit.ts";
+import { openAudit } from "./audit-option.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { globalOptions, Given } from "./command.ts";
 import { loadExporterConfig } from "./exporter-config.ts";
@@ -41,8 +42,7 @@ export async function runDirectly(
       return exitCode;
     });
     await removeDeadLeases(process.env);
-    const warn = (message: string) => log.warn(message);
-    audit = given["audit-log"] === undefined ? undefined : openAuditLog({ file: given["audit-log"], warn });
+    audit = await openAudit(given["audit-log"], log);
     return await runDirect({
       ...{ config, logs, ...listeners, env: process.env },
       observer: audit?.begin({ exporter: config.metadata.name, lease: "standalone", client: "" }),

@@ -11,7 +11,7 @@ import { startHost, type Host } from "../host/host.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { ReloadReport } from "../host/reload-report.ts";
 import { watchFiles, type FileWatcher } from "../host/watch-files.ts";
-import { openAuditLog } from "../ops/audit.ts";
+import { openAudit } from "./audit-option.ts";
 import type { globalOptions, Given } from "./command.ts";
 import { levelOf, startProcessLog, type ProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
@@ -26,7 +26,12 @@ const lingerMs = 500;
 export async function runLeased(given: RunOptions): Promise<number> {
   const find = await finder(given);
   const files = await find();
-  if (files.length === 0) throw new AgentError("E_CONFIG", "there is no exporter configuration to run");
+  if (files.length === 0) {
+    const { user, system } = exporterDirectories(process.env);
+    throw new AgentError("E_CONFIG", "there is no exporter configuration to run", {
+      hint: `put one as NAME.yaml into ${user} or ${system}; docs/leases.md shows what it holds`,
+    });
+  }
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
   try {
     const logs = new LogBus(levelOf(given));
@@ -57,6 +62,13 @@ async function loadAll(
     try {
       const { config, warnings } = await file.load();
       for (const warning of warnings) log.warn(warning);
+      const twin = configured.find((other) => isSameExporter(other.config, config));
+      if (twin !== undefined) {
+        throw new AgentError(
+          "E_CONFIG",
+          `${file.path} is the same exporter as ${twin.file.path}: ${config.metadata.name}`,
+        );
+      }
       configured.push({ file, config });
     } catch (thrown) {
       const { code, message, hint } = toAgentError(thrown);
@@ -70,6 +82,12 @@ async function loadAll(
   return configured;
 }
 
+/** Two that register under one name would take each other's leases. */
+function isSameExporter(one: ExporterConfig, other: ExporterConfig): boolean {
+  const { name, namespace } = other.metadata;
+  return one.metadata.name === name && one.metadata.namespace === namespace && one.endpoint === other.endpoint;
+}
+
 interface Serving {
   readonly configured: readonly Configured[];
   readonly find: () => Promise<ConfigFile[]>;
@@ -81,9 +99,7 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
   await removeDeadLeases(process.env);
   // Until the exporters are there, a signal may end the process as it does any other.
   await waitForTime({ clock: systemClock, log });
-  const auditFile = given["audit-log"];
-  const warn = (message: string) => log.warn(message);
-  const audit = auditFile === undefined ? undefined : openAuditLog({ file: auditFile, warn });
+  const audit = await openAudit(given["audit-log"], log);
   const channels = new ChannelPool();
   const openLogs = (exporter: string) => {
     const logs = new LogBus(levelOf(given));
@@ -162,5 +178,5 @@ async function finder(given: RunOptions): Promise<() => Promise<ConfigFile[]>> {
     return file;
   };
   const named = [...paths, ...(await Promise.all(aliases.map((alias) => findExporterConfig(alias))))];
-  return async () => (all === true ? await listExporterConfigs() : named).map(fileOf);
+  return async () => [...new Set((all === true ? await listExporterConfigs() : named).map(fileOf))];
 }

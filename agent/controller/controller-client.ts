@@ -5,6 +5,7 @@ import {
   type ListenResponse,
   type StatusResponse,
 } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
+import { hostPort } from "../client/address.ts";
 import type { CallOptions } from "../client/channel.ts";
 import { rpcMethod, type RpcMethod } from "../client/rpc-method.ts";
 import { exporterStates, type ExporterState } from "../session/status.ts";
@@ -28,6 +29,8 @@ export interface ControllerClient {
   /** The clients of a lease that want to be met at a router. */
   listen(lease: string, signal: AbortSignal): AsyncGenerator<ListenResponse, void, undefined>;
   serviceEndpoints(signal?: AbortSignal): Promise<GetServiceEndpointsResponse>;
+  /** HOST:PORT, for people. */
+  readonly address: string;
   /** What this controller was found not to have. */
   readonly lacks: Set<"ReleaseLease">;
 }
@@ -87,6 +90,9 @@ export function createControllerClient({ settings, channels }: ControllerClientO
   }
 
   return {
+    get address() {
+      return hostPort(settings().endpoint);
+    },
     lacks: new Set(),
     async register({ labels, reports }, signal) {
       const request = { labels: { ...labels }, reports: [...reports] };

@@ -76,7 +76,9 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
   /** Hours of outage must not fill the log. */
   function tell(error: AgentError): void {
     if (error.message === lastFailure) return;
-    log.warn(`The controller cannot be used, trying again until it can: ${error.message}`, { code: error.code });
+    log.warn(`The controller at ${controller.address} cannot be used, trying again until it can: ${error.message}`, {
+      code: error.code,
+    });
     lastFailure = error.message;
   }
 

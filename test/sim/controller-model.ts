@@ -59,6 +59,7 @@ const deadlineMs = 30_000;
  * an exporter that says it is available, loses and repeats messages and answers, and is away now and then.
  */
 export class ControllerModel implements ControllerClient {
+  readonly address = "model:1";
   readonly lacks = new Set<"ReleaseLease">();
   readonly #options: ControllerModelOptions;
   readonly #waiting: ModelLease[] = [];

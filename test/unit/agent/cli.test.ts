@@ -83,6 +83,7 @@ test("run refuses words that do not go together, with the texts and exit codes o
     [["--exporter", "a", "--exporter-config", "b"], "only one of --exporter, --exporter-config should be specified"],
     [["--all", "--exporter", "a"], "--all cannot be combined with --exporter or --exporter-config"],
     [["--exporter", "a", "--exporter", "b", "--unix", "x"], "a listener serves one exporter"],
+    [["--exporter-config", file, "--unix", "/tmp/s", "--audit-log", "/no/such/place/x"], "--audit-log: [Errno 2]"],
     [
       ["--exporter", "a", "--watch", "--unix", "x"],
       "--watch and --exit-on-lease-end are for exporters that are leased",
@@ -416,4 +417,26 @@ test("a listener is [HOST:]PORT", () => {
 
 test("docs/errors.md is what the table of error codes says", () => {
   assert.equal(readFileSync("docs/errors.md", "utf8"), errorsDocument());
+});
+
+test("leased exporters: where to put a configuration, and that one of two with the same name is left out", async (t) => {
+  const directory = scratch(t);
+  const home = { JMP_CLIENT_CONFIG_HOME: directory };
+  const none = await cli(t, ["run", "--all"], home);
+  assert.equal(none.code, 1);
+  assert.ok(none.err.includes(`Hint: put one as NAME.yaml into ${join(directory, "exporters")}`), none.err);
+
+  const leased = config.replace("export:", "endpoint: 127.0.0.1:1\ntoken: x\nexport:");
+  const files = ["one.yaml", "two.yaml"].map((name) => join(directory, name));
+  for (const file of files) writeFileSync(file, leased);
+  const words = files.flatMap((file) => ["--exporter-config", file]);
+  const { child, finished, result } = start(t, ["run", ...words, "--log-format", "text"], home);
+  while (!result.out.includes("The controller at 127.0.0.1:1 cannot be used")) {
+    assert.equal(child.exitCode, null, result.out + result.err);
+    await Promise.race([once(child.stdout, "data"), finished]);
+  }
+  child.kill("SIGTERM");
+  const { code, out } = await finished;
+  assert.equal(code, 143);
+  assert.ok(out.includes(`${files[1]} is the same exporter as ${files[0]}: bench`), out);
 });
