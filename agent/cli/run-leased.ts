@@ -141,21 +141,25 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
 /** Reloads when a file changes. */
 function watch(given: RunOptions, configured: readonly Configured[], host: Host, log: Logger): FileWatcher {
   const { user, system } = exporterDirectories(process.env);
-  const tell = (path: string, reports: readonly ReloadReport[]) => {
+  const tell = (what: string, reports: readonly ReloadReport[]) => {
     for (const { exporter, outcome, problems } of reports) {
-      if (outcome === "refused") log.error(`${path} is not taken over by ${exporter}: ${problems.join("; ")}`);
+      if (outcome === "refused") log.error(`${what} is not taken over by ${exporter}: ${problems.join("; ")}`);
     }
   };
-  return watchFiles({
+  const reload = (what: string) => {
+    host.reload().then(
+      (reports) => tell(what, reports),
+      (error: unknown) => log.error(`${what} is not taken over: ${toAgentError(error).message}`),
+    );
+  };
+  const watcher = watchFiles({
     files: configured.map(({ file }) => file.path),
     directories: given.all === true ? [system, user] : [],
-    changed: (path) => {
-      host.reload().then(
-        (reports) => tell(path, reports),
-        (error: unknown) => log.error(`${path} is not taken over: ${toAgentError(error).message}`),
-      );
-    },
+    changed: reload,
   });
+  // What has changed between its loading and the first look would never be told.
+  void watcher.ready.then(() => reload("the configuration"));
+  return watcher;
 }
 
 /** Finds the files that belong to this process, now and whenever it is asked to reload. */
