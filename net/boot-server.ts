@@ -2,7 +2,9 @@ import * as z from "zod";
 import type { Entry } from "../agent/driver/entry.ts";
 import { AgentError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
+import type { OpenContext } from "../agent/driver/driver.ts";
 import { hostPort, isWildcard, ownAddress } from "./addresses.ts";
+import { parseBoard, type View } from "./views.ts";
 
 /** What the TFTP and the HTTP driver have in common: their config, their `storage`, and how they are switched. */
 
@@ -17,6 +19,31 @@ export const advertiseConfig = z
   .min(1)
   .nullish()
   .describe("address to tell to boards instead of the first one that is listened on");
+
+export const boardsConfig = z
+  .union([z.string().transform((board) => [board]), z.array(z.string())])
+  .nullish()
+  .transform((boards, context) =>
+    (boards ?? []).flatMap((text) => {
+      try {
+        return [parseBoard(text)];
+      } catch (error) {
+        const { message, hint } = toAgentError(error);
+        context.addIssue({ code: "custom", message: `${message}: ${hint}` });
+        return [];
+      }
+    }),
+  )
+  .describe(
+    "the boards that see these files, by address, network (10.0.0.0/24) or MAC address; empty: every board that no other " +
+      "exporter of the port names",
+  );
+
+export const globalRootConfig = z
+  .string()
+  .min(1)
+  .nullish()
+  .describe("folder that boards may read as well, for files that are not in root_dir; nothing is ever written to it");
 
 export function portConfig(standard: number) {
   return z.coerce
@@ -42,31 +69,43 @@ export function storageChild(config: { root_dir: string; remove_created_on_close
   };
 }
 
+interface ViewConfig {
+  readonly root_dir: string;
+  readonly global_root_dir?: string | null | undefined;
+  readonly boards: View["boards"];
+}
+
+/** What an exporter shows by its boot server driver. */
+export function viewOfDriver({ config, exporter, path, log }: Omit<OpenContext<ViewConfig>, "shared">): View {
+  const roots = [config.root_dir, config.global_root_dir].filter((root) => typeof root === "string");
+  return { name: `${path} of ${exporter}`, roots, boards: config.boards, log };
+}
+
 /** A server that listens. `stop` frees the port before it returns. */
 export interface Listening {
   readonly port: number;
   stop(): void;
 }
 
-export interface BootServerOptions<S extends Listening> {
+export interface BootServerOptions {
   /** For messages: `TFTP` or `HTTP`. */
   readonly name: string;
   readonly hosts: readonly string[];
   readonly advertise: string | null | undefined;
   readonly log: Logger;
-  readonly listen: (hosts: readonly string[]) => Promise<S>;
+  readonly listen: (hosts: readonly string[]) => Promise<Listening>;
 }
 
 /** At most one running server, however starts and stops overlap. */
-export class BootServer<S extends Listening> {
-  readonly #options: BootServerOptions<S>;
-  #running: S | undefined;
+export class BootServer {
+  readonly #options: BootServerOptions;
+  #running: Listening | undefined;
   /** Counts stops: a start that was overtaken by one ends what it began. */
   #stops = 0;
   #starting: { readonly stops: number; readonly done: Promise<void> } | undefined;
   #own: Promise<string | undefined> | undefined;
 
-  constructor(options: BootServerOptions<S>) {
+  constructor(options: BootServerOptions) {
     this.#options = options;
   }
 
@@ -97,7 +136,7 @@ export class BootServer<S extends Listening> {
     await former;
     // The address may have changed since it was asked for the last time.
     this.#own = undefined;
-    let server: S;
+    let server: Listening;
     try {
       server = await listen(hosts.length > 0 ? hosts : [(await this.#ownAddress()) ?? "0.0.0.0"]);
     } catch (thrown) {

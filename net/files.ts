@@ -63,6 +63,19 @@ export async function openConfined(root: string, name: string): Promise<ServedFi
   }
 }
 
+/** Opens the file in the first of these folders that has something of this name; see {@link openConfined}. */
+export async function openInFolders(
+  roots: readonly string[],
+  name: string,
+): Promise<ServedFile | { refused: Refusal }> {
+  let found: ServedFile | { refused: Refusal } = { refused: "missing" };
+  for (const root of roots) {
+    found = await openConfined(root, name);
+    if (!("refused" in found) || found.refused !== "missing") break;
+  }
+  return found;
+}
+
 /** ELOOP is a circle of links, or the exchange of a file for a link. */
 const refusals: Readonly<Record<string, Refusal>> = {
   ENOENT: "missing",

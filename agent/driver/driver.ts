@@ -37,6 +37,8 @@ export interface OpenContext<C> {
   readonly config: C;
   /** Last part of `path`; empty for the root. */
   readonly name: string;
+  /** Name of the exporter. */
+  readonly exporter: string;
   /** Dotted path from the root, e.g. `flasher.tftp`. */
   readonly path: string;
   readonly uuid: string;
@@ -49,6 +51,8 @@ export interface OpenContext<C> {
    * Made on first use; its `close` is called after all drivers are closed.
    */
   shared<T extends { close?(): Awaitable<void> }>(key: string, make: () => T): T;
+  /** The same for drivers of all exporters of this process, for what a host has once (a port). */
+  sharedOnHost<T extends object>(key: string, make: () => T): T;
 }
 
 /** An opened driver. All of `reset`, `release` and `close` must be idempotent. */

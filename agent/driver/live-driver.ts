@@ -10,7 +10,11 @@ import type { SharedObjects } from "./shared-objects.ts";
 
 /** What the tree needs from the house to serve calls between drivers. */
 export interface TreeEnvironment {
+  /** Name of the exporter. */
+  readonly exporter: string;
   readonly logs: LogBus;
+  /** What drivers of all exporters of the process share. */
+  readonly onHost: SharedObjects<object>;
   /** Makes the {@link Call} of a method; `done` closes what the call left open. */
   readonly beginCall: (driver: LiveDriver, caller: Cancellable) => { readonly call: Call; readonly done: () => void };
   /** Registers a local stream as a resource that one call to `driver` may use. */
@@ -94,6 +98,7 @@ export class LiveDriver {
       const opened = await planned.driver.open({
         config: planned.config,
         name: planned.name,
+        exporter: this.environment.exporter,
         path: planned.path,
         uuid: planned.uuid,
         log: this.log,
@@ -103,6 +108,10 @@ export class LiveDriver {
           // Nobody would close what is made now.
           signal.throwIfAborted();
           return this.#shared.get(key, this, make);
+        },
+        sharedOnHost: (key, make) => {
+          signal.throwIfAborted();
+          return this.environment.onHost.get(key, this, make);
         },
       });
       if (signal.aborted) {

@@ -1,17 +1,21 @@
-/** Something that several drivers of an exporter use together. */
+import { AsyncLocalStorage } from "node:async_hooks";
+
+/** Something that several drivers use together. */
 export interface Shared {
   close?(): void | Promise<void>;
 }
 
 /** What drivers share, by key, with who has asked for it: an object lives as long as one of them. */
-export class SharedObjects<User> {
+export class SharedObjects<User extends object> {
   readonly #objects = new Map<string, { readonly object: Shared; readonly users: Set<User> }>();
+  /** What is shared belongs to none of its users: it is made outside the async context of the one who came first. */
+  readonly #outside = AsyncLocalStorage.snapshot();
 
   /** The object of this key, made on first use. From now on `user` is one of its users. */
-  get<T extends Shared>(key: string, user: User, make: () => T): T {
+  get<T extends object>(key: string, user: User, make: () => T): T {
     let known = this.#objects.get(key);
     if (known === undefined) {
-      known = { object: make(), users: new Set() };
+      known = { object: this.#outside(make), users: new Set() };
       this.#objects.set(key, known);
     }
     known.users.add(user);

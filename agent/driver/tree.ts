@@ -3,7 +3,7 @@ import { AgentError, toAgentError } from "./errors.ts";
 import { LiveDriver, type TreeEnvironment } from "./live-driver.ts";
 import type { PlannedDriver } from "./plan.ts";
 import { compareTrees, type DriverChange } from "./replan.ts";
-import { SharedObjects, type Shared } from "./shared-objects.ts";
+import { SharedObjects } from "./shared-objects.ts";
 
 /** What a replan waits for one driver; a hanging one must not keep the exporter from its next lease. */
 const closeLimitMs = 10_000;
@@ -103,7 +103,7 @@ export class DriverTree {
       const inTime = await within(closeLimitMs, closed);
       if (!inTime) driver.log.error(`${driver.planned.path} does not close: nobody waits for it any longer`);
     }
-    await within(closeLimitMs, this.#closeShared(this.#shared.leave(retired)));
+    await within(closeLimitMs, this.#leaveShared(retired));
 
     const stay = new Set(kept.values());
     const errors = new Map<string, AgentError>();
@@ -142,11 +142,12 @@ export class DriverTree {
     for (const driver of this.#drivers) driver.retire(reason);
     await this.#replanned;
     for (const driver of this.drivers.reverse()) await driver.step("close");
-    await this.#closeShared(this.#shared.leave(this.#drivers));
+    await this.#leaveShared(this.#drivers);
   }
 
-  async #closeShared(objects: readonly Shared[]): Promise<void> {
-    for (const object of objects) {
+  /** Closes what these drivers were the last to use. */
+  async #leaveShared(gone: readonly LiveDriver[]): Promise<void> {
+    for (const object of [...this.#shared.leave(gone), ...this.environment.onHost.leave(gone)]) {
       try {
         await object.close?.();
       } catch (thrown) {

@@ -3,11 +3,12 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import type { ExporterConfig } from "../config/schema.ts";
 import { toAgentError } from "../driver/errors.ts";
 import type { Logger, LogBus } from "../driver/log.ts";
+import { SharedObjects } from "../driver/shared-objects.ts";
 import type { ConfigFile } from "./config-file.ts";
 import { hostExporter, type HostedExporter, type HostedStatus, type HostEnvironment } from "./hosted-exporter.ts";
 import type { ReloadReport } from "./reload-report.ts";
 
-export interface HostOptions extends HostEnvironment {
+export interface HostOptions extends Omit<HostEnvironment, "onHost"> {
   readonly log: Logger;
   /** A log for one exporter, on its way to wherever logs go. */
   readonly openLogs: (exporter: string) => LogBus;
@@ -26,6 +27,7 @@ export interface Host {
 /** Starts exporters; one that cannot start is told and left out. */
 export function startHost(files: readonly { file: ConfigFile; config: ExporterConfig }[], options: HostOptions): Host {
   const { log } = options;
+  const environment: HostEnvironment = { ...options, onHost: new SharedObjects() };
   const exporters = new Map<string, HostedExporter>();
   const whose = new AsyncLocalStorage<HostedExporter>();
   let exitCode = 0;
@@ -33,7 +35,7 @@ export function startHost(files: readonly { file: ConfigFile; config: ExporterCo
   const done = new Promise<number>((resolve) => (finish = resolve));
 
   const start = (file: ConfigFile, config: ExporterConfig) => {
-    const exporter = hostExporter(file, config, options.openLogs(config.metadata.name), options);
+    const exporter = hostExporter(file, config, options.openLogs(config.metadata.name), environment);
     exporters.set(file.path, exporter);
     void whose
       .run(exporter, () => exporter.run())

@@ -10,6 +10,7 @@ import type { Catalog } from "../driver/catalog.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { LogBus } from "../driver/log.ts";
 import { describeChange, type DriverChange } from "../driver/replan.ts";
+import type { SharedObjects } from "../driver/shared-objects.ts";
 import type { AuditLog } from "../ops/audit.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { changedKeys, changesIdentity } from "./config-changes.ts";
@@ -28,6 +29,8 @@ export interface HostEnvironment {
   /** Where driver types are looked up; the shipped ones unless given. */
   readonly catalog?: Catalog | undefined;
   readonly audit: AuditLog | undefined;
+  /** What drivers of different exporters share: a port of the host. */
+  readonly onHost: SharedObjects<object>;
 }
 
 /** One exporter of this process, from its drivers' opening to its exit code. */
@@ -101,6 +104,7 @@ export function hostExporter(
       export: config.export,
       logs,
       catalog: host.catalog,
+      onHost: host.onHost,
     });
   }
 

@@ -8,6 +8,7 @@ import { LogBus } from "../driver/log.ts";
 import { planTree, type PlannedDriver } from "../driver/plan.ts";
 import { callsOn } from "../driver/child-calls.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
+import { SharedObjects } from "../driver/shared-objects.ts";
 import { DriverTree } from "../driver/tree.ts";
 import { ResourceTable, type ResourceOptions } from "../stream/resources.ts";
 import { CallScope } from "./call-scope.ts";
@@ -20,6 +21,8 @@ export interface ExporterOptions {
   /** Where driver types are looked up; the shipped ones unless given. */
   readonly catalog?: Catalog | undefined;
   readonly resources?: ResourceOptions | undefined;
+  /** What it shares with the other exporters of the process; none unless given. */
+  readonly onHost?: SharedObjects<object> | undefined;
 }
 
 /** One identity with its tree of drivers, and what all its sessions share. */
@@ -60,7 +63,9 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     return { call, done: () => call.done() };
   };
   const tree = new DriverTree(await plan(options), {
+    exporter: options.name,
     logs,
+    onHost: options.onHost ?? new SharedObjects(),
     beginCall,
     lend: (_driver, source) => resources.lend(source, null),
   });

@@ -2,9 +2,18 @@ import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { hostPort } from "../addresses.ts";
-import { advertiseConfig, BootServer, hostConfig, portConfig, storageChild } from "../boot-server.ts";
+import {
+  advertiseConfig,
+  boardsConfig,
+  BootServer,
+  globalRootConfig,
+  hostConfig,
+  portConfig,
+  storageChild,
+  viewOfDriver,
+} from "../boot-server.ts";
 import { http } from "./interface.ts";
-import { HttpServer } from "./server.ts";
+import { HttpServer, type HttpView } from "./server.ts";
 
 export default defineDriver({
   types: ["jumpstarter_driver_http.driver.HttpServer"],
@@ -22,24 +31,26 @@ export default defineDriver({
       .describe("seconds after which a download that hardly moves is cut"),
     remove_created_on_close: z.boolean().default(true).describe("delete what clients put there when the session ends"),
     advertise: advertiseConfig,
+    boards: boardsConfig,
+    global_root_dir: globalRootConfig,
   }),
   children: ({ config }) => storageChild(config),
 
-  async open({ config, log }) {
+  async open(context) {
+    const { config, log } = context;
     await mkdir(config.root_dir, { recursive: true });
+    const view: HttpView = { ...viewOfDriver(context), limits: { stallMs: config.timeout * 1000 } };
+    const make = () => new HttpServer(config.port);
     const server = new BootServer({
       name: "HTTP",
       hosts: config.host,
       advertise: config.advertise,
       log,
-      listen: (hosts) =>
-        HttpServer.start({
-          root: config.root_dir,
-          hosts,
-          port: config.port,
-          log,
-          limits: { stallMs: config.timeout * 1000 },
-        }),
+      listen: (hosts) => {
+        // A free port of its own is nobody else's.
+        const port = config.port === 0 ? make() : context.sharedOnHost(`http:${config.port}`, make);
+        return port.serve(view, hosts);
+      },
     });
     const stop = () => void server.stop();
     return {

@@ -1,40 +1,36 @@
 import { once } from "node:events";
-import { createServer, STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, STATUS_CODES, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { pipeline } from "node:stream/promises";
-import type { Logger } from "../../agent/driver/log.ts";
-import { hostPort, listenError } from "../addresses.ts";
-import { openConfined, type Refusal, type ServedFile } from "../files.ts";
+import { hostPort } from "../addresses.ts";
+import { openInFolders, type Refusal, type ServedFile } from "../files.ts";
+import { SharedPort, type Listener, type ServedView } from "../shared-port.ts";
+import type { View } from "../views.ts";
 import { select, targetPath } from "./protocol.ts";
 
-export interface HttpServerOptions {
-  /** Only regular files below this folder are served. */
-  readonly root: string;
-  readonly hosts: readonly string[];
-  /** 0 lets the system choose; all addresses then share the port. */
-  readonly port: number;
-  readonly log: Logger;
+/** What a board may fetch over HTTP. */
+export interface HttpView extends View {
   readonly limits?: Partial<HttpLimits>;
 }
 
+/** Of one view. */
 export interface HttpLimits {
   readonly connections: number;
   /** Of `connections`, how many one address may have. */
   readonly connectionsPerPeer: number;
-  /** Time for a request's head, and for the whole of it. */
-  readonly headersMs: number;
-  readonly requestMs: number;
   /** A download must move {@link stallBytes} in so long. */
   readonly stallMs: number;
 }
 
-const defaultLimits: HttpLimits = {
-  connections: 256,
-  connectionsPerPeer: 16,
-  headersMs: 10_000,
-  requestMs: 30_000,
-  stallMs: 600_000,
-};
+const defaultLimits: HttpLimits = { connections: 256, connectionsPerPeer: 16, stallMs: 600_000 };
+
+export interface HttpTimeouts {
+  /** Time for a request's head, and for the whole of it. */
+  readonly headersMs: number;
+  readonly requestMs: number;
+}
+
+const defaultTimeouts: HttpTimeouts = { headersMs: 10_000, requestMs: 30_000 };
 
 /** A board that flashes slowly still takes far more than this; who reads byte by byte does not. */
 const stallBytes = 64 * 1024;
@@ -48,56 +44,46 @@ const refusals: Readonly<Record<Refusal, number>> = {
   forbidden: 403,
 };
 
-/** A static file server: GET and HEAD, ranges, conditions; what is below `root` and nothing else. */
+/** A static file server on one port: GET and HEAD, ranges, conditions; what a view has and nothing else. */
 export class HttpServer {
-  readonly #options: HttpServerOptions;
-  readonly #limits: HttpLimits;
-  readonly #servers: Server[] = [];
-  readonly #perPeer = new Map<string, number>();
-  #connections = 0;
-  #port: number;
+  readonly #port: SharedPort<HttpView>;
+  readonly #timeouts: HttpTimeouts;
+  readonly #connections = new Map<Socket, ServedView<HttpView>>();
 
-  private constructor(options: HttpServerOptions) {
-    this.#options = options;
-    this.#limits = { ...defaultLimits, ...options.limits };
-    this.#port = options.port;
-  }
-
-  /**
-   * Resolves when every address is bound.
-   * @throws AgentError E_IO when an address cannot be bound; nothing is left open then.
-   */
-  static async start(options: HttpServerOptions): Promise<HttpServer> {
-    const server = new HttpServer(options);
-    try {
-      for (const host of options.hosts) await server.#listen(host);
-    } catch (error) {
-      server.stop();
-      throw error;
-    }
-    return server;
+  /** @param port 0 lets the system choose; all addresses then share the port. */
+  constructor(port: number, timeouts: HttpTimeouts = defaultTimeouts) {
+    this.#timeouts = timeouts;
+    this.#port = new SharedPort(port, (address, at) => this.#listen(address, at));
   }
 
   /** The port that is bound, on every address. */
   get port(): number {
-    return this.#port;
+    return this.#port.port;
   }
 
   /** Open connections. */
   get connections(): number {
-    return this.#connections;
+    return this.#connections.size;
   }
 
-  /** Frees the port at once and cuts running downloads. Idempotent. */
-  stop(): void {
-    for (const server of this.#servers.splice(0)) {
-      server.close();
-      server.closeAllConnections();
-    }
+  /**
+   * Shows a view on these addresses or names; a wildcard stands for every address of the host. `stop` frees the port
+   * at once, if no other view is shown there, and cuts the connections of the view's boards.
+   * @throws AgentError E_IO when an address cannot be bound, or another view is shown to the same boards there.
+   */
+  async serve(view: HttpView, hosts: readonly string[]): Promise<{ readonly port: number; stop(): void }> {
+    const served = await this.#port.serve(view, hosts);
+    return {
+      port: this.#port.port,
+      stop: () => {
+        served.stop();
+        for (const [socket, of] of this.#connections) if (of.view === view) socket.destroy();
+      },
+    };
   }
 
-  async #listen(host: string): Promise<void> {
-    const { headersMs, requestMs } = this.#limits;
+  async #listen(address: string, port: number): Promise<Listener> {
+    const { headersMs, requestMs } = this.#timeouts;
     const server = createServer({
       headersTimeout: headersMs,
       requestTimeout: requestMs,
@@ -105,39 +91,42 @@ export class HttpServer {
       keepAliveTimeout: 5_000,
       noDelay: true,
     });
-    server.on("connection", (socket) => this.#admit(socket));
-    server.on("request", (request, response) => void this.#serve(request, response));
-    this.#servers.push(server);
-    try {
-      server.listen({ host, port: this.#port, exclusive: true });
-      await once(server, "listening");
-    } catch (error) {
-      throw listenError(error, host, this.#port);
-    }
-    this.#port = (server.address() as AddressInfo).port;
+    server.on("connection", (socket) => this.#admit(socket, address));
+    server.on("request", (request, response) => {
+      const served = this.#connections.get(request.socket);
+      if (served !== undefined) served.run(() => void this.#serve(served.view, request, response));
+    });
+    server.listen({ host: address, port, exclusive: true });
+    await once(server, "listening");
+    return {
+      port: (server.address() as AddressInfo).port,
+      close: () => {
+        server.close();
+        server.closeAllConnections();
+      },
+    };
   }
 
-  /** Counts a connection, or cuts it when there are too many. */
-  #admit(socket: Socket): void {
+  /** Counts a connection, or cuts it when there are too many or nothing is there for it. */
+  #admit(socket: Socket, local: string): void {
     const peer = socket.remoteAddress ?? "";
-    const count = this.#perPeer.get(peer) ?? 0;
-    if (this.#connections >= this.#limits.connections || count >= this.#limits.connectionsPerPeer) {
-      this.#options.log.debug(`HTTP connection of ${peer} refused: too many`);
+    const served = this.#port.find(local, peer);
+    if (served === undefined) return void socket.destroy();
+    const { view } = served;
+    const { connections, connectionsPerPeer } = { ...defaultLimits, ...view.limits };
+    const others = [...this.#connections].filter(([, of]) => of.view === view).map(([other]) => other);
+    const ofPeer = others.filter((other) => other.remoteAddress === peer);
+    if (others.length >= connections || ofPeer.length >= connectionsPerPeer) {
+      view.log.debug(`HTTP connection of ${peer} refused: too many`);
       socket.destroy();
       return;
     }
-    this.#connections += 1;
-    this.#perPeer.set(peer, count + 1);
-    socket.once("close", () => {
-      this.#connections -= 1;
-      const left = (this.#perPeer.get(peer) ?? 1) - 1;
-      if (left > 0) this.#perPeer.set(peer, left);
-      else this.#perPeer.delete(peer);
-    });
+    this.#connections.set(socket, served);
+    socket.once("close", () => this.#connections.delete(socket));
   }
 
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { log, root } = this.#options;
+  async #serve(view: HttpView, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { log, roots } = view;
     const { method = "", url = "" } = request;
     // Read before the socket goes.
     const peer = hostPort(request.socket.remoteAddress ?? "?", request.socket.remotePort ?? 0);
@@ -150,13 +139,13 @@ export class HttpServer {
       }
       const path = targetPath(url);
       if (path === undefined) return answer(response, 400);
-      const file = await openConfined(root, path);
+      const file = await openInFolders(roots, path);
       if ("refused" in file) {
         const status = refusals[file.refused];
         log.info(`${what}: ${status} ${STATUS_CODES[status]}`);
         return answer(response, status);
       }
-      await this.#send(method, request, response, file);
+      await this.#send(view, method, request, response, file);
       log.info(`${what}: ${response.statusCode}`);
     } catch (error) {
       log.info(`${what}: ${error instanceof Error ? error.message : String(error)}`);
@@ -167,6 +156,7 @@ export class HttpServer {
   }
 
   async #send(
+    view: HttpView,
     method: "GET" | "HEAD",
     request: IncomingMessage,
     response: ServerResponse,
@@ -189,7 +179,7 @@ export class HttpServer {
       response.setHeader("Content-Length", end - start + 1);
       response.writeHead(selection.status);
       if (method === "HEAD" || end < start) return void response.end();
-      const stopWatching = this.#watchProgress(request.socket);
+      const stopWatching = watchProgress(request.socket, view.limits?.stallMs ?? defaultLimits.stallMs);
       try {
         const body = handle.createReadStream({ start, end, highWaterMark: readBytes, autoClose: false });
         await pipeline(body, response);
@@ -200,18 +190,18 @@ export class HttpServer {
       await handle.close();
     }
   }
+}
 
-  /** Cuts a download that hardly moves, so that it cannot hold its connection for ever. */
-  #watchProgress(socket: Socket): () => void {
-    const taken = () => socket.bytesWritten - socket.writableLength;
-    let before = taken();
-    const timer = setInterval(() => {
-      const now = taken();
-      if (now - before < stallBytes) socket.destroy(new Error("the client hardly reads"));
-      before = now;
-    }, this.#limits.stallMs);
-    return () => clearInterval(timer);
-  }
+/** Cuts a download that hardly moves, so that it cannot hold its connection for ever. */
+function watchProgress(socket: Socket, stallMs: number): () => void {
+  const taken = () => socket.bytesWritten - socket.writableLength;
+  let before = taken();
+  const timer = setInterval(() => {
+    const now = taken();
+    if (now - before < stallBytes) socket.destroy(new Error("the client hardly reads"));
+    before = now;
+  }, stallMs);
+  return () => clearInterval(timer);
 }
 
 function answer(response: ServerResponse, status: number): void {

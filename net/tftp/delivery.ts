@@ -1,25 +1,22 @@
 import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { isIPv6 } from "node:net";
-import type { Logger } from "../../agent/driver/log.ts";
 import { hostPort } from "../addresses.ts";
-import { openConfined, type Refusal, type ServedFile } from "../files.ts";
+import { openInFolders, type Refusal, type ServedFile } from "../files.ts";
+import type { RunningTransfer } from "../transfers.ts";
 import { BlockQueue, toNetascii } from "./blocks.ts";
 import { negotiate, type Terms } from "./options.ts";
 import { buildError, buildOack, errorCode, opcode, type ErrorCode, type Request } from "./protocol.ts";
 import { Transfer, type Outcome } from "./transfer.ts";
+import type { TftpLimits, TftpView } from "./view.ts";
 
 export interface DeliveryOptions {
   readonly request: Request;
   /** The local address that was asked, from which the answer comes. */
   readonly local: string;
   readonly peer: RemoteInfo;
-  readonly root: string;
-  /** Largest window to agree on. */
-  readonly windowLimit: number;
-  readonly silenceMs: number;
-  readonly totalMs: number;
-  readonly log: Logger;
+  readonly view: TftpView;
+  readonly limits: TftpLimits;
   /** Answers with an ERROR from the port that was asked. */
   readonly refuse: (code: ErrorCode, message: string) => void;
   /** Called once, when nothing is left of it. */
@@ -41,6 +38,9 @@ export class Delivery {
   #socket: Socket | undefined;
   #transfer: Transfer | undefined;
   #ended = false;
+  #sizeBytes: number | undefined;
+  #blockSizeBytes = 0;
+  readonly #startedMs = performance.now();
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
@@ -50,6 +50,29 @@ export class Delivery {
 
   get request(): Request {
     return this.#options.request;
+  }
+
+  get view(): TftpView {
+    return this.#options.view;
+  }
+
+  /** Address of the client. */
+  get peer(): string {
+    return this.#options.peer.address;
+  }
+
+  progress(): RunningTransfer {
+    const { request, peer, view } = this.#options;
+    return {
+      protocol: "tftp",
+      view: view.name,
+      peer: hostPort(peer.address, peer.port),
+      name: request.filename,
+      direction: "to-board",
+      sizeBytes: this.#sizeBytes,
+      movedBytes: Math.min((this.#transfer?.acknowledged ?? 0) * this.#blockSizeBytes, this.#sizeBytes ?? Infinity),
+      startedMs: this.#startedMs,
+    };
   }
 
   /** True until the client has answered for the first time. */
@@ -71,7 +94,7 @@ export class Delivery {
   begin(): void {
     this.#begin().catch((error: unknown) => {
       if (this.#ended) return;
-      this.#options.log.warn(`${this.#what}: ${error instanceof Error ? error.message : String(error)}`);
+      this.#options.view.log.warn(`${this.#what}: ${error instanceof Error ? error.message : String(error)}`);
       this.#options.refuse(errorCode.undefined, "The server cannot send the file now");
       this.end();
     });
@@ -92,19 +115,19 @@ export class Delivery {
   }
 
   async #begin(): Promise<void> {
-    const { request, root, log, windowLimit, refuse } = this.#options;
-    const file = await openConfined(root, request.filename);
+    const { request, view, limits, refuse } = this.#options;
+    const file = await openInFolders(view.roots, request.filename);
     if ("refused" in file) {
       if (this.#ended) return;
       // A name from the top that is not below the folder may have meant the host's own tree.
       const isAbsolute = request.filename.startsWith("/") && file.refused === "missing";
       const [code, text] = refusals[isAbsolute ? "outside" : file.refused];
-      log.info(`${this.#what}: ${text}`);
+      view.log.info(`${this.#what}: ${text}`);
       refuse(code, text);
       return this.end();
     }
     const sizeBytes = request.mode === "netascii" ? undefined : file.sizeBytes;
-    const terms = negotiate(request.options, { sizeBytes, windowLimit });
+    const terms = negotiate(request.options, { sizeBytes, windowLimit: limits.windowSize });
     if (this.#ended || "refused" in terms) {
       await file.handle.close();
       if ("refused" in terms && !this.#ended) refuse(errorCode.optionRefused, terms.refused);
@@ -114,7 +137,8 @@ export class Delivery {
   }
 
   async #run(file: ServedFile, terms: Terms): Promise<void> {
-    const { request, local, peer, silenceMs, totalMs } = this.#options;
+    const { request, local, peer, limits } = this.#options;
+    const { silenceMs, totalMs } = limits;
     const { blockSizeBytes, windowSize, accepted } = terms;
     const blocks = new BlockQueue({
       file: file.handle,
@@ -142,6 +166,8 @@ export class Delivery {
     });
     this.#socket = socket;
     this.#transfer = transfer;
+    this.#sizeBytes = file.sizeBytes;
+    this.#blockSizeBytes = blockSizeBytes;
     socket.on("message", (packet, from) => {
       if (from.port === port && from.address === peer.address) transfer.receive(packet);
       // A stranger is told so and the transfer goes on (RFC 1350 section 4); an ERROR is never answered.
@@ -155,7 +181,7 @@ export class Delivery {
   }
 
   #report(outcome: Outcome, of: { terms: Terms; sizeBytes: number; repeats: number; beganMs: number }): void {
-    const { log } = this.#options;
+    const { log } = this.#options.view;
     if (outcome.kind === "refused") {
       return log.info(`${this.#what}: ended by the client: ${JSON.stringify(outcome.message.slice(0, 255))}`);
     }

@@ -1,9 +1,19 @@
 import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
-import { advertiseConfig, BootServer, hostConfig, portConfig, storageChild } from "../boot-server.ts";
+import {
+  advertiseConfig,
+  boardsConfig,
+  BootServer,
+  globalRootConfig,
+  hostConfig,
+  portConfig,
+  storageChild,
+  viewOfDriver,
+} from "../boot-server.ts";
 import { tftp } from "./interface.ts";
 import { TftpServer } from "./server.ts";
+import type { TftpView } from "./view.ts";
 
 export default defineDriver({
   types: ["jumpstarter_driver_tftp.driver.Tftp", "jumpstarter_driver_tftp.driver.TftpServer"],
@@ -15,6 +25,8 @@ export default defineDriver({
     port: portConfig(69),
     remove_created_on_close: z.boolean().default(true).describe("delete what clients put there when the session ends"),
     advertise: advertiseConfig,
+    boards: boardsConfig,
+    global_root_dir: globalRootConfig,
     window_limit: z.coerce
       .number()
       .int()
@@ -27,25 +39,28 @@ export default defineDriver({
   }),
   children: ({ config }) => storageChild(config),
 
-  async open({ config, log }) {
+  async open(context) {
+    const { config, log } = context;
     await mkdir(config.root_dir, { recursive: true });
+    const view: TftpView = {
+      ...viewOfDriver(context),
+      limits: {
+        windowSize: config.window_limit,
+        transfers: config.max_transfers,
+        transfersPerPeer: config.max_transfers_per_client,
+      },
+    };
+    const make = () => new TftpServer(config.port);
     const server = new BootServer({
       name: "TFTP",
       hosts: config.host,
       advertise: config.advertise,
       log,
-      listen: (hosts) =>
-        TftpServer.start({
-          root: config.root_dir,
-          hosts,
-          port: config.port,
-          log,
-          limits: {
-            windowSize: config.window_limit,
-            transfers: config.max_transfers,
-            transfersPerPeer: config.max_transfers_per_client,
-          },
-        }),
+      listen: (hosts) => {
+        // A free port of its own is nobody else's.
+        const port = config.port === 0 ? make() : context.sharedOnHost(`tftp:${config.port}`, make);
+        return port.serve(view, hosts);
+      },
     });
     const stop = () => void server.stop();
     return {

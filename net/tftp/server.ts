@@ -1,156 +1,113 @@
-import type { RemoteInfo, Socket } from "node:dgram";
-import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
-import type { Logger } from "../../agent/driver/log.ts";
-import { boundAddresses, hostPort, listenError } from "../addresses.ts";
+import type { RemoteInfo } from "node:dgram";
+import { hostPort } from "../addresses.ts";
+import { SharedPort, type Listener, type ServedView } from "../shared-port.ts";
+import type { RunningTransfer } from "../transfers.ts";
 import { bindUdp, createUdpSocket, Delivery } from "./delivery.ts";
 import { buildError, errorCode, opcode, parsePacket, type ErrorCode, type Request } from "./protocol.ts";
-
-export interface TftpServerOptions {
-  /** Only regular files below this folder are served. */
-  readonly root: string;
-  /** Addresses or names to listen on; a wildcard (`0.0.0.0`, `::`) stands for every address of the host. */
-  readonly hosts: readonly string[];
-  /** 0 lets the system choose; all addresses then share the port. */
-  readonly port: number;
-  readonly log: Logger;
-  readonly limits?: Partial<TftpLimits>;
-}
-
-export interface TftpLimits {
-  /** Largest RFC 7440 window. U-Boot's virtio-net has 32 receive buffers and hangs for good when they overflow. */
-  readonly windowSize: number;
-  readonly transfers: number;
-  /** Of `transfers`, how many one address may have. */
-  readonly transfersPerPeer: number;
-  /** A client without progress for so long is given up. */
-  readonly silenceMs: number;
-  readonly totalMs: number;
-}
-
-const defaultLimits: TftpLimits = {
-  windowSize: 16,
-  transfers: 128,
-  transfersPerPeer: 64,
-  silenceMs: 30_000,
-  totalMs: 3_600_000,
-};
+import { defaultLimits, type TftpView } from "./view.ts";
 
 /** RRQs with longer names are refused before the disk is asked. */
 const nameLimit = 255;
 
+/** What a packet that arrived at the port can be answered with. */
+interface Asked {
+  /** The local address that was asked. */
+  readonly local: string;
+  readonly from: RemoteInfo;
+  readonly served: ServedView<TftpView>;
+  readonly refuse: (code: ErrorCode, text: string) => void;
+}
+
 /**
- * A read-only TFTP server. dgram cannot tell which local address a packet was sent to, so each local address has a
- * socket of its own, and each transfer answers from the address that was asked.
+ * A read-only TFTP server on one port. dgram cannot tell which local address a packet was sent to, so each local
+ * address has a socket of its own, and each transfer answers from the address that was asked.
  */
 export class TftpServer {
-  readonly #options: TftpServerOptions;
-  readonly #limits: TftpLimits;
-  readonly #listeners = new Map<string, Socket>();
+  readonly #port: SharedPort<TftpView>;
   /** By local address and the client's address and port: a client has one transfer at a time on a port. */
   readonly #deliveries = new Map<string, Delivery>();
-  readonly #perPeer = new Map<string, number>();
-  #port: number;
-  #rescan: NodeJS.Timeout | undefined;
-  #stopped = false;
 
-  private constructor(options: TftpServerOptions) {
-    this.#options = options;
-    this.#limits = { ...defaultLimits, ...options.limits };
-    this.#port = options.port;
-  }
-
-  /**
-   * Resolves when every address is bound.
-   * @throws AgentError E_IO when an address cannot be bound; nothing is left open then.
-   */
-  static async start(options: TftpServerOptions): Promise<TftpServer> {
-    const server = new TftpServer(options);
-    try {
-      await server.#bindAll();
-    } catch (error) {
-      server.stop();
-      throw error;
-    }
-    return server;
+  /** @param port 0 lets the system choose; all addresses then share the port. */
+  constructor(port: number) {
+    this.#port = new SharedPort(port, (address, at) => this.#listen(address, at));
   }
 
   /** The port that is bound, on every address. */
   get port(): number {
-    return this.#port;
+    return this.#port.port;
   }
 
   /** Local addresses that are listened on now. */
   get addresses(): string[] {
-    return [...this.#listeners.keys()];
+    return this.#port.addresses;
   }
 
-  /** Running transfers. */
-  get transfers(): number {
-    return this.#deliveries.size;
+  /** What is on its way now. */
+  running(): RunningTransfer[] {
+    return [...this.#deliveries.values()].map((delivery) => delivery.progress());
   }
 
-  /** Frees the port at once; running transfers are told and end. Idempotent. */
-  stop(): void {
-    if (this.#stopped) return;
-    this.#stopped = true;
-    clearInterval(this.#rescan);
-    for (const delivery of [...this.#deliveries.values()]) delivery.end("The server was stopped");
-    for (const socket of this.#listeners.values()) socket.close();
-    this.#listeners.clear();
+  /**
+   * Shows a view on these addresses or names; a wildcard (`0.0.0.0`, `::`) stands for every address of the host.
+   * `stop` frees the port at once, if no other view is shown there; its transfers are told and end.
+   * @throws AgentError E_IO when an address cannot be bound, or another view is shown to the same boards there.
+   */
+  async serve(view: TftpView, hosts: readonly string[]): Promise<{ readonly port: number; stop(): void }> {
+    const served = await this.#port.serve(view, hosts);
+    return {
+      port: this.#port.port,
+      stop: () => {
+        served.stop();
+        for (const delivery of [...this.#deliveries.values()]) {
+          if (delivery.view === view) delivery.end("The server was stopped");
+        }
+      },
+    };
   }
 
-  async #bindAll(): Promise<void> {
-    const { addresses, wildcard } = await boundAddresses(this.#options.hosts);
-    for (const address of addresses) await this.#listen(address, wildcard);
-    if (this.#listeners.size === 0) throw new AgentError("E_IO", "no local address to listen on");
-    if (!wildcard) return;
-    // A wildcard also means the addresses that come later, when a cable is plugged in.
-    this.#rescan = setInterval(() => {
-      this.#followAddresses().catch((error: unknown) => this.#options.log.warn(toAgentError(error).message));
-    }, 5_000).unref();
-  }
-
-  async #followAddresses(): Promise<void> {
-    const { addresses } = await boundAddresses(this.#options.hosts);
-    for (const [address, socket] of this.#listeners) {
-      if (addresses.includes(address)) continue;
-      this.#listeners.delete(address);
-      socket.close();
-    }
-    for (const address of addresses) if (!this.#listeners.has(address)) await this.#listen(address, true);
-  }
-
-  async #listen(address: string, mayBeMissing: boolean): Promise<void> {
+  async #listen(address: string, port: number): Promise<Listener> {
     const socket = createUdpSocket(address);
     try {
-      await bindUdp(socket, address, this.#port);
+      await bindUdp(socket, address, port);
     } catch (error) {
       socket.close();
-      // An IPv6 address that is still being checked for duplicates cannot be bound yet.
-      if (mayBeMissing && (error as NodeJS.ErrnoException).code === "EADDRNOTAVAIL") return;
-      throw listenError(error, address, this.#port);
+      throw error;
     }
-    if (this.#stopped) return void socket.close();
-    this.#port = socket.address().port;
-    this.#listeners.set(address, socket);
-    socket.on("message", (packet, from) => this.#onPacket(socket, address, packet, from));
+    let open = true;
+    const answer = (packet: Uint8Array, to: RemoteInfo) => {
+      // The address may have gone while a file was looked for.
+      if (open) socket.send(packet, to.port, to.address);
+    };
+    socket.on("message", (packet, from) => this.#onPacket(packet, address, from, answer));
     // ICMP errors of clients that went away.
-    socket.on("error", (error) => this.#options.log.debug(`TFTP socket ${address}: ${error.message}`));
+    socket.on("error", () => {});
+    return {
+      port: socket.address().port,
+      close: () => {
+        open = false;
+        socket.close();
+      },
+    };
   }
 
-  #onPacket(socket: Socket, local: string, bytes: Uint8Array, from: RemoteInfo): void {
+  #onPacket(
+    bytes: Uint8Array,
+    local: string,
+    from: RemoteInfo,
+    answer: (packet: Uint8Array, to: RemoteInfo) => void,
+  ): void {
     // An ERROR is never answered with an ERROR (RFC 1350 section 7), and port 0 cannot be answered at all.
     if ((bytes[0] === 0 && bytes[1] === opcode.error) || from.port === 0) return;
     const packet = parsePacket(bytes);
+    const served = this.#port.find(local, from.address);
     const refuse = (code: ErrorCode, message: string) => {
-      this.#options.log.debug(`TFTP request of ${hostPort(from.address, from.port)} refused: ${message}`);
-      // The address may have gone while a file was looked for.
-      if (this.#listeners.get(local) !== socket) return;
-      socket.send(buildError(code, message), from.port, from.address);
+      served?.view.log.debug(`TFTP request of ${hostPort(from.address, from.port)} refused: ${message}`);
+      answer(buildError(code, message), from);
     };
     switch (packet.op) {
       case "rrq":
-        return this.#onRequest(packet, local, from, refuse);
+        if (served === undefined) return refuse(errorCode.accessViolation, "Nothing is served to this address");
+        return this.#onRequest(packet, { local, from, served, refuse });
       case "wrq":
         return refuse(errorCode.illegalOperation, "Write requests are not supported");
       case "malformed":
@@ -163,7 +120,7 @@ export class TftpServer {
     }
   }
 
-  #onRequest(request: Request, local: string, from: RemoteInfo, refuse: (code: ErrorCode, text: string) => void): void {
+  #onRequest(request: Request, { local, from, served, refuse }: Asked): void {
     const { filename, mode } = request;
     if (mode !== "octet" && mode !== "netascii") {
       return refuse(errorCode.illegalOperation, `Mode ${mode.slice(0, 20)} is not supported`);
@@ -172,30 +129,26 @@ export class TftpServer {
     const key = `${local} ${from.address} ${from.port}`;
     const former = this.#deliveries.get(key);
     if (former !== undefined && !this.#givesWay(former, request)) return;
-    const count = this.#perPeer.get(from.address) ?? 0;
-    if (this.#deliveries.size >= this.#limits.transfers || count >= this.#limits.transfersPerPeer) {
+    const { view, run } = served;
+    const limits = { ...defaultLimits, ...view.limits };
+    const others = [...this.#deliveries.values()].filter((delivery) => delivery.view === view);
+    const ofPeer = others.filter((delivery) => delivery.peer === from.address);
+    if (others.length >= limits.transfers || ofPeer.length >= limits.transfersPerPeer) {
       return refuse(errorCode.undefined, "Too many transfers, try again later");
     }
     const delivery = new Delivery({
       request,
       local,
       peer: from,
-      root: this.#options.root,
-      windowLimit: this.#limits.windowSize,
-      silenceMs: this.#limits.silenceMs,
-      totalMs: this.#limits.totalMs,
-      log: this.#options.log,
+      view,
+      limits,
       refuse,
       onEnd: () => {
         if (this.#deliveries.get(key) === delivery) this.#deliveries.delete(key);
-        const left = (this.#perPeer.get(from.address) ?? 1) - 1;
-        if (left > 0) this.#perPeer.set(from.address, left);
-        else this.#perPeer.delete(from.address);
       },
     });
     this.#deliveries.set(key, delivery);
-    this.#perPeer.set(from.address, count + 1);
-    delivery.begin();
+    run(() => delivery.begin());
   }
 
   /**

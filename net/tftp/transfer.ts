@@ -83,6 +83,11 @@ export class Transfer {
     this.#sendWindow();
   }
 
+  /** Highest acknowledged block, counted from 1 without wrapping. */
+  get acknowledged(): number {
+    return this.#acknowledged;
+  }
+
   /** True until the client has answered for the first time. */
   get unanswered(): boolean {
     return !this.#answered;

@@ -3,8 +3,7 @@ import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { test } from "node:test";
-import { LogBus } from "../../agent/driver/log.ts";
-import { HttpServer } from "../../net/http/server.ts";
+import { startHttp } from "../sim/http.ts";
 import type { OptionList } from "../../net/tftp/protocol.ts";
 import { lossyProxy } from "../sim/lossy-proxy.ts";
 import { download, folderWith, startTftp, TftpPeer, until } from "../sim/tftp.ts";
@@ -103,10 +102,8 @@ test("transfers that end in any way leave no socket, file or timer behind", asyn
 
 test("slow HTTP clients are cut after the headers' time, and a healthy one is served meanwhile", async (t) => {
   const root = await folderWith(t, { file: "content" });
-  const log = new LogBus().logger({ source: "driver", logger: "http" });
-  const limits = { connections: 60, connectionsPerPeer: 50, headersMs: 1_500, requestMs: 3_000 };
-  const server = await HttpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log, limits });
-  t.after(() => server.stop());
+  const limits = { connections: 60, connectionsPerPeer: 50 };
+  const server = await startHttp(t, root, { limits, timeouts: { headersMs: 1_500, requestMs: 3_000 } });
   const slow: Socket[] = [];
   t.after(() => slow.forEach((socket) => socket.destroy()));
   for (let index = 0; index < 100; index += 1) {

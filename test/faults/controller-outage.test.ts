@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { stringify } from "yaml";
 import { ChannelPool } from "../../agent/controller/channel-pool.ts";
 import { LogBus } from "../../agent/driver/log.ts";
+import { SharedObjects } from "../../agent/driver/shared-objects.ts";
 import { ConfigFile } from "../../agent/host/config-file.ts";
 import { hostExporter, type HostedExporter } from "../../agent/host/hosted-exporter.ts";
 import { scratch } from "../sim/agent.ts";
@@ -286,6 +287,7 @@ async function virtualBench(t: TestContext) {
   lab.addClient({ name: "ann" });
   const ended: string[] = [];
   const exporters: HostedExporter[] = [];
+  const onHost = new SharedObjects<object>();
   for (const name of boards) {
     lab.addExporter({ name });
     const path = join(directory, `${name}.yaml`);
@@ -294,7 +296,7 @@ async function virtualBench(t: TestContext) {
     logs.subscribe(({ severity, message }) => logged.push(`${name} ${severity} ${message}`));
     const file = new ConfigFile(path);
     const { config } = await file.load();
-    const exporter = hostExporter(file, config, logs, { clock, channels, env, audit: undefined });
+    const exporter = hostExporter(file, config, logs, { clock, channels, env, audit: undefined, onHost });
     void exporter.run().finally(() => ended.push(name));
     exporters.push(exporter);
   }

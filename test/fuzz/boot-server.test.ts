@@ -4,9 +4,8 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { test } from "node:test";
 import fc from "fast-check";
-import { LogBus } from "../../agent/driver/log.ts";
 import { select } from "../../net/http/protocol.ts";
-import { HttpServer } from "../../net/http/server.ts";
+import { startHttp } from "../sim/http.ts";
 import { negotiate } from "../../net/tftp/options.ts";
 import {
   buildAck,
@@ -126,9 +125,7 @@ test("any Range and conditions select a part of the file or a status", () => {
 
 test("a live HTTP server survives any bytes", async (t) => {
   const root = await folderWith(t, { file: "content" });
-  const log = new LogBus().logger({ source: "driver", logger: "http" });
-  const server = await HttpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log });
-  t.after(() => server.stop());
+  const server = await startHttp(t, root);
   const line = fc.oneof(
     fc.string(),
     fc.constantFrom("GET /file HTTP/1.1", "HEAD /file HTTP/1.0", "POST / HTTP/1.1", "Host: x", "Content-Length: 5"),

@@ -13,7 +13,8 @@ import {
   type Packet,
 } from "../../net/tftp/protocol.ts";
 import { bindUdp, createUdpSocket } from "../../net/tftp/delivery.ts";
-import { TftpServer, type TftpServerOptions } from "../../net/tftp/server.ts";
+import { TftpServer } from "../../net/tftp/server.ts";
+import type { TftpLimits } from "../../net/tftp/view.ts";
 
 /** A folder with these files, gone after the test. */
 export async function folderWith(t: TestContext, files: Record<string, string | Buffer> = {}): Promise<string> {
@@ -23,16 +24,38 @@ export async function folderWith(t: TestContext, files: Record<string, string | 
   return root;
 }
 
+/** A TFTP server that shows one view. */
+export interface ServedTftp {
+  readonly port: number;
+  readonly addresses: string[];
+  /** Running transfers. */
+  readonly transfers: number;
+  stop(): void;
+}
+
 /** A TFTP server on a free loopback port, stopped after the test. */
 export async function startTftp(
   t: TestContext,
   root: string,
-  options: Partial<TftpServerOptions> = {},
-): Promise<TftpServer> {
+  {
+    hosts = ["127.0.0.1"],
+    port = 0,
+    limits = {},
+  }: { hosts?: readonly string[]; port?: number; limits?: Partial<TftpLimits> } = {},
+): Promise<ServedTftp> {
   const log = new LogBus().logger({ source: "driver", logger: "tftp" });
-  const server = await TftpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log, ...options });
-  t.after(() => server.stop());
-  return server;
+  const server = new TftpServer(port);
+  const served = await server.serve({ name: "test", roots: [root], boards: [], log, limits }, hosts);
+  t.after(() => served.stop());
+  return {
+    ...served,
+    get addresses() {
+      return server.addresses;
+    },
+    get transfers() {
+      return server.running().length;
+    },
+  };
 }
 
 /** Resolves when `holds` does. */
@@ -64,10 +87,11 @@ export class TftpPeer {
     });
   }
 
-  static async open(t: TestContext, port: number, address = "127.0.0.1"): Promise<TftpPeer> {
+  /** @param from the local address of the client */
+  static async open(t: TestContext, port: number, address = "127.0.0.1", from = address): Promise<TftpPeer> {
     // Sends at once, so that a last ACK is out before the socket is closed.
-    const socket = createUdpSocket(address);
-    await bindUdp(socket, address, 0);
+    const socket = createUdpSocket(from);
+    await bindUdp(socket, from, 0);
     socket.setRecvBufferSize(1 << 20);
     const peer = new TftpPeer(socket, { port, address });
     t.after(() => peer.close());
@@ -150,6 +174,8 @@ export function inShort(packet: Packet): string {
 export interface DownloadOptions {
   port: number;
   address?: string;
+  /** The client's own address. */
+  from?: string;
   filename: string;
   options?: OptionList;
   mode?: string;
@@ -162,7 +188,7 @@ export interface DownloadOptions {
  * @throws Error with the text of the server's ERROR.
  */
 export async function download(t: TestContext, wanted: DownloadOptions): Promise<Buffer> {
-  const peer = await TftpPeer.open(t, wanted.port, wanted.address);
+  const peer = await TftpPeer.open(t, wanted.port, wanted.address, wanted.from);
   try {
     return await downloadWith(peer, wanted);
   } finally {

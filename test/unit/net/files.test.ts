@@ -3,9 +3,8 @@ import { rm, symlink, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { join } from "node:path";
 import { test } from "node:test";
-import { LogBus } from "../../../agent/driver/log.ts";
 import { openConfined } from "../../../net/files.ts";
-import { HttpServer } from "../../../net/http/server.ts";
+import { startHttp } from "../../sim/http.ts";
 import { download, folderWith, startTftp } from "../../sim/tftp.ts";
 import { buildTraversalTree, inside, refusedNames, secret, servedNames } from "../../sim/traversal.ts";
 
@@ -52,9 +51,7 @@ test("nothing outside the folder leaves over TFTP", async (t) => {
 test("nothing outside the folder leaves over HTTP, raw or percent-encoded", async (t) => {
   const base = await folderWith(t);
   const { root, outside } = await buildTraversalTree(base);
-  const log = new LogBus().logger({ source: "driver", logger: "http" });
-  const server = await HttpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log });
-  t.after(() => server.stop());
+  const server = await startHttp(t, root);
   const encodeAll = (name: string) =>
     [...Buffer.from(name)].map((byte) => `%${byte.toString(16).padStart(2, "0")}`).join("");
   const ways = [

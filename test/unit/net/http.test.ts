@@ -6,19 +6,11 @@ import { readFile, utimes, writeFile } from "node:fs/promises";
 import { request, type IncomingHttpHeaders } from "node:http";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { test, type TestContext } from "node:test";
+import { test } from "node:test";
 import { promisify } from "node:util";
-import { LogBus } from "../../../agent/driver/log.ts";
 import { select, targetPath, type Headers } from "../../../net/http/protocol.ts";
-import { HttpServer, type HttpServerOptions } from "../../../net/http/server.ts";
+import { startHttp } from "../../sim/http.ts";
 import { folderWith, until } from "../../sim/tftp.ts";
-
-async function startHttp(t: TestContext, root: string, options: Partial<HttpServerOptions> = {}): Promise<HttpServer> {
-  const log = new LogBus().logger({ source: "driver", logger: "http" });
-  const server = await HttpServer.start({ root, hosts: ["127.0.0.1"], port: 0, log, ...options });
-  t.after(() => server.stop());
-  return server;
-}
 
 function ask(
   port: number,
