@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import * as z from "zod";
 import { AgentError, isSystemError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
-import { makeDirectoryDurably, syncDirectory, syncTree, writeDurably } from "./durable.ts";
+import { makeDirectoryDurably, syncDirectory, syncTree, writeDurably } from "../agent/stream/durable.ts";
 import { checkFile, type BundleFile } from "./files.ts";
 import { digestOf, isDigest, type Digest } from "./oci/digest.ts";
 import type { Source } from "./oci/source.ts";

@@ -6,7 +6,7 @@ import { flashDevices } from "../../bundles/flash/devices.ts";
 import { flash } from "../../bundles/flash/flash.ts";
 import { readImageFile } from "../../bundles/flash/image.ts";
 import { timelineText, type Receipt } from "../../bundles/flash/receipt.ts";
-import { writeDurably } from "../../bundles/durable.ts";
+import { writeDurably } from "../../agent/stream/durable.ts";
 import { AgentError } from "../driver/errors.ts";
 import { LogBus, severities } from "../driver/log.ts";
 import { createExporter } from "../session/exporter.ts";
