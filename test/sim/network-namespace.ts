@@ -17,6 +17,8 @@ export interface NetworkOptions {
 
 /** A network of its own for one test, with all ports free. It is gone when its processes are. */
 export interface NetworkNamespace {
+  /** Of a process that lives in there. */
+  readonly pid: number;
   /** Starts a program in there; it ends with the test. */
   spawn(command: string, args: readonly string[], options?: SpawnOptions): ChildProcess;
   /** Runs a program in there to its end. */
@@ -48,11 +50,16 @@ const lossRules = (percent: number) => `table netdev loss {
 /** Needs root. */
 export async function startNetwork(t: TestContext, options: NetworkOptions): Promise<NetworkNamespace> {
   const { kind, lossPercent = 0 } = options;
-  const setUp = ["set -e", "ip link set lo up", ...addresses[kind]];
+  const setUp = [...addresses[kind]];
   if (lossPercent > 0) setUp.push(`nft -f - <<'RULES'\n${lossRules(lossPercent)}\nRULES`);
-  setUp.push("echo ready", "exec sleep infinity");
+  return await newNamespace(t, setUp);
+}
+
+/** @param setUp lines of shell that run in there first. Needs root. */
+export async function newNamespace(t: TestContext, setUp: readonly string[] = []): Promise<NetworkNamespace> {
+  const script = ["set -e", "ip link set lo up", ...setUp, "echo ready", "exec sleep infinity"].join("\n");
   // It ends with the test runner, even when that is killed.
-  const holder = spawn("setpriv", ["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", setUp.join("\n")], {
+  const holder = spawn("setpriv", ["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", script], {
     stdio: ["ignore", "pipe", "pipe"],
   });
   const children: ChildProcess[] = [];
@@ -80,7 +87,7 @@ export async function startNetwork(t: TestContext, options: NetworkOptions): Pro
     const [code] = (await once(child, "close")) as [number | null];
     if (code !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${code}: ${said}`);
   };
-  return { spawn: start, run };
+  return { pid: holder.pid ?? 0, spawn: start, run };
 }
 
 const patienceMs = 10_000;
