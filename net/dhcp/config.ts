@@ -62,7 +62,7 @@ export const dhcpConfig = z.strictObject({
       return count > 0 && count <= mostPoolAddresses;
     }, `the last address must come after the first, and at most ${mostPoolAddresses} lie between`)
     .optional(),
-  leaseSeconds: z.int().min(60).max(0xffff_fffe).default(3600),
+  leaseSeconds: z.int().min(10).max(0xffff_fffe).default(3600),
   /** Default router; undefined: none is told, as in a network that leads nowhere. */
   router: ipv4.optional(),
   dns: z.array(ipv4).max(8).default([]),

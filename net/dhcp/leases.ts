@@ -196,9 +196,9 @@ export class LeaseTable {
     return true;
   }
 
-  /** All that are known, also those that ended. */
+  /** All that are known, also those that ended, by address. */
   list(): Lease[] {
-    return [...this.#byAddress.values()].map((entry) => this.#tell(entry));
+    return [...this.#byAddress.values()].sort((a, b) => a.address - b.address).map((entry) => this.#tell(entry));
   }
 
   /** Who has this address, or had it last. */

@@ -43,6 +43,7 @@ const broadcast = "255.255.255.255";
 /** RFC 2131 section 4.4.5. */
 const renewalShare = 0.5;
 const rebindingShare = 0.875;
+/** However little a client wishes. */
 const leastLeaseSeconds = 60;
 const infiniteSeconds = 0xffff_ffff;
 
@@ -94,7 +95,9 @@ export class Responder {
         }
         return undefined;
       case messageType.release:
-        if (this.#isForUs(message)) await leases.release(mac, message.clientAddress);
+        if (this.#isForUs(message) && (await leases.release(mac, message.clientAddress))) {
+          log.info(`DHCP: ${mac} released ${message.clientAddress}`);
+        }
         return undefined;
       case messageType.inform:
         // It has its address from elsewhere and wants to know the rest (RFC 2131 section 4.3.5).

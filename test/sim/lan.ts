@@ -100,7 +100,7 @@ export async function startDhcp(
     ask,
     update: async (changes) => void (await ask(JSON.stringify(changes), (line) => line === "updated")),
     saysSoon: async (what, limitMs) => {
-      if (!what.test(output())) await next((line) => what.test(line), limitMs);
+      if (!what.test(output())) await next(() => what.test(output()), limitMs);
     },
     stop: async (signal = "SIGTERM") => {
       if (child.exitCode !== null || child.signalCode !== null) return;
