@@ -51,15 +51,16 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
   let online = false;
   let attempt = new AbortController();
   let lastFailure: string | undefined;
+  // Not AbortSignal.any() for each attempt: Node 20 keeps a trace of every one in a signal that outlives them.
+  signal.addEventListener("abort", () => attempt.abort(signal.reason), { once: true });
 
   async function follow(): Promise<void> {
     attempt = new AbortController();
-    const thisAttempt = AbortSignal.any([signal, attempt.signal]);
     const { labels, reports } = options.registration();
-    await controller.register({ labels: { ...labels }, reports: [...reports] }, thisAttempt);
+    await controller.register({ labels: { ...labels }, reports: [...reports] }, attempt.signal);
     if (!registered) options.firstRegistered();
     registered = true;
-    for await (const status of controller.status(thisAttempt)) {
+    for await (const status of controller.status(attempt.signal)) {
       if (!online) {
         if (lastFailure !== undefined) log.info("The controller answers again");
         lastFailure = undefined;

@@ -118,7 +118,7 @@ export function exporterService(service: Service): Map<string, RpcMethod> {
   const logStream: StreamingRpc<Empty, LogStreamResponse> = {
     kind: "streaming",
     ...codec(Empty, LogStreamResponse),
-    handle: (_request, rpc) => session.logRing.read(AbortSignal.any([rpc.signal, service.closing])),
+    handle: (_request, rpc) => session.logRing.read(rpc.signal, service.closing),
   };
 
   const endSession: UnaryRpc<EndSessionRequest, EndSessionResponse> = {

@@ -37,13 +37,13 @@ export class LogRing {
     });
   }
 
-  /** Records from the oldest kept one on, for ever; ends when the signal aborts or the ring closes. */
-  async *read(signal: AbortSignal): AsyncGenerator<LogStreamResponse, void, undefined> {
+  /** Records from the oldest kept one on, for ever; ends when a signal aborts or the ring closes. */
+  async *read(...signals: readonly AbortSignal[]): AsyncGenerator<LogStreamResponse, void, undefined> {
     let next = this.#first;
     const wake = () => this.#wake();
-    signal.addEventListener("abort", wake, { once: true });
+    for (const signal of signals) signal.addEventListener("abort", wake, { once: true });
     try {
-      while (!signal.aborted && !this.#closed) {
+      while (!signals.some(({ aborted }) => aborted) && !this.#closed) {
         if (next < this.#first) {
           yield missed(this.#first - next);
           next = this.#first;
@@ -57,7 +57,7 @@ export class LogRing {
         yield toWireRecord(record);
       }
     } finally {
-      signal.removeEventListener("abort", wake);
+      for (const signal of signals) signal.removeEventListener("abort", wake);
     }
   }
 
