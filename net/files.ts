@@ -57,7 +57,7 @@ export async function openConfined(root: string, name: string): Promise<ServedFi
     };
   } catch (error) {
     await handle?.close();
-    const refused = isSystemError(error) ? refusals[error.code] : undefined;
+    const refused = refusalOf(error);
     if (refused === undefined) throw error;
     return { refused };
   }
@@ -76,6 +76,11 @@ export async function openInFolders(
   return found;
 }
 
+/** What a system error says about a name; undefined where it says something about this host. */
+export function refusalOf(error: unknown): Refusal | undefined {
+  return isSystemError(error) ? refusals[error.code] : undefined;
+}
+
 /** ELOOP is a circle of links, or the exchange of a file for a link. */
 const refusals: Readonly<Record<string, Refusal>> = {
   ENOENT: "missing",
@@ -87,6 +92,7 @@ const refusals: Readonly<Record<string, Refusal>> = {
   ENXIO: "special",
 };
 
-function isBelow(root: string, path: string): boolean {
+/** Whether a resolved path is the folder or lies in it. */
+export function isBelow(root: string, path: string): boolean {
   return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep);
 }

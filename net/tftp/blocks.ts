@@ -1,43 +1,50 @@
-import type { FileHandle } from "node:fs/promises";
-import { AgentError } from "../../agent/driver/errors.ts";
-import { headerBytes, writeDataHeader } from "./protocol.ts";
+import type { Payload } from "./payload.ts";
+import { blockNumber, headerBytes, writeDataHeader, type Rollover } from "./protocol.ts";
 
-/** Consecutive DATA packets in one buffer; all have `blockBytes` of payload but perhaps the last one of the file. */
+/** Memory for consecutive DATA packets, one behind the other as they are sent. */
+interface Memory {
+  readonly packets: Buffer;
+  /** Where their payloads go. */
+  readonly payloads: readonly Buffer[];
+}
+
+/** Consecutive DATA packets; all are equally long but perhaps the last one of the file. */
 interface Chunk {
   readonly firstBlock: number;
   readonly blocks: number;
   readonly packets: Buffer;
+  readonly memory: Memory;
 }
 
 const chunkBytes = 128 * 1024;
+/** Small blocks cost by their number; of an iovec the kernel takes 1024 at once. */
+const chunkBlocks = 512;
 
 export interface BlockQueueOptions {
-  readonly file: FileHandle;
-  /** How much of the file is sent; what is appended later is not. */
-  readonly sizeBytes: number;
+  readonly payload: Payload;
   readonly blockSizeBytes: number;
   readonly windowSize: number;
-  /** Translates what was read, byte by byte: for netascii. */
-  readonly translate?: ((bytes: Buffer) => Buffer) | undefined;
+  readonly rollover: Rollover;
   /** Called when packets have been added, or reading failed. */
   readonly onReady: (failure?: unknown) => void;
+  /** Called once, when nothing is read any more. */
+  readonly onClose: () => void;
 }
 
 /**
- * The DATA packets of one file, made ahead of need and kept until they are acknowledged. Blocks are counted
- * from 1 and never wrap here.
+ * The DATA packets of one file, made ahead of need and kept until they are acknowledged. Blocks are counted from 1
+ * without end. The file is read straight into the packets, and the packets of a window lie side by side, so that they
+ * can be sent with one system call.
  */
 export class BlockQueue {
   readonly #options: BlockQueueOptions;
-  readonly #stride: number;
-  /** Room for a full window even where that is more than a chunk. */
-  readonly #readBytes: number;
+  /** Bytes from one packet to the next. */
+  readonly strideBytes: number;
+  /** Whole windows, so that as a rule none is torn between two chunks. */
+  readonly #chunkBlocks: number;
   readonly #chunks: Chunk[] = [];
-  #carry: Buffer = Buffer.alloc(0);
-  /** Memory of the last read, and of a chunk that is acknowledged: new memory costs more than copying. */
-  #readBuffer: Buffer | undefined;
-  #spare: Buffer | undefined;
-  #position = 0;
+  /** Of an acknowledged chunk: new memory costs more than reading does. */
+  #spare: Memory | undefined;
   #made = 0;
   #last: number | undefined;
   #reading = false;
@@ -46,8 +53,13 @@ export class BlockQueue {
   constructor(options: BlockQueueOptions) {
     this.#options = options;
     const { blockSizeBytes, windowSize } = options;
-    this.#stride = headerBytes + blockSizeBytes;
-    this.#readBytes = Math.max(windowSize, Math.floor(chunkBytes / blockSizeBytes)) * blockSizeBytes;
+    this.strideBytes = headerBytes + blockSizeBytes;
+    const blocks = Math.min(chunkBlocks, Math.floor(chunkBytes / blockSizeBytes));
+    this.#chunkBlocks = windowSize * Math.max(1, Math.floor(blocks / windowSize));
+  }
+
+  get blockSizeBytes(): number {
+    return this.#options.blockSizeBytes;
   }
 
   /** Number of the last block, the one that is not full; undefined while it has not been read. */
@@ -55,12 +67,15 @@ export class BlockQueue {
     return this.#last;
   }
 
-  /** The packet of a block that is not yet acknowledged; undefined while it has not been read. */
-  packet(block: number): Buffer | undefined {
-    for (const chunk of this.#chunks) {
-      const index = block - chunk.firstBlock;
-      if (index >= 0 && index < chunk.blocks) {
-        return chunk.packets.subarray(index * this.#stride, (index + 1) * this.#stride);
+  /**
+   * The packets of up to `count` blocks from `block` on that lie side by side; perhaps fewer than are in the queue.
+   * @returns undefined while the first of them has not been read
+   */
+  packets(block: number, count: number): Buffer | undefined {
+    for (const { firstBlock, blocks, packets } of this.#chunks) {
+      const index = block - firstBlock;
+      if (index >= 0 && index < blocks) {
+        return packets.subarray(index * this.strideBytes, (index + count) * this.strideBytes);
       }
     }
     return undefined;
@@ -70,7 +85,7 @@ export class BlockQueue {
   acknowledge(block: number): void {
     for (let oldest = this.#chunks[0]; oldest !== undefined; oldest = this.#chunks[0]) {
       if (block < oldest.firstBlock + oldest.blocks - 1) break;
-      this.#spare = this.#chunks.shift()?.packets;
+      this.#spare = this.#chunks.shift()?.memory;
     }
     this.readAhead();
   }
@@ -85,79 +100,60 @@ export class BlockQueue {
     );
   }
 
-  /** Closes the file, now or when the running read ends. */
+  /** Now, or when the running read ends. Idempotent. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#chunks.length = 0;
-    if (!this.#reading) this.#closeFile();
+    if (!this.#reading) this.#options.onClose();
   }
 
   #done(failure?: unknown): void {
     this.#reading = false;
-    if (this.#closed) return this.#closeFile();
+    if (this.#closed) return this.#options.onClose();
     this.#options.onReady(failure);
     this.readAhead();
   }
 
-  #closeFile(): void {
-    // Nothing was written, so nothing can be lost by a failing close.
-    this.#options.file.close().catch(() => {});
-  }
-
   async #fill(): Promise<void> {
-    const { sizeBytes, blockSizeBytes, translate } = this.#options;
-    const wanted = Math.min(this.#readBytes, sizeBytes - this.#position);
-    const raw = await this.#read(wanted);
-    const bytes = translate === undefined ? raw : Buffer.concat([this.#carry, translate(raw)]);
-    const atEnd = this.#position === sizeBytes;
-    const full = Math.floor(bytes.length / blockSizeBytes);
-    const rest = bytes.subarray(full * blockSizeBytes);
-    this.#carry = atEnd ? Buffer.alloc(0) : rest;
+    const { payload, blockSizeBytes, rollover } = this.#options;
+    const memory = this.#takeMemory(payload.remainingBytes);
+    const filled = await payload.fill(memory.payloads);
+    const full = Math.floor(filled / blockSizeBytes);
+    const atEnd = full < memory.payloads.length;
     // A file that ends on a block's border is closed by an empty block (RFC 1350).
     const blocks = atEnd ? full + 1 : full;
-    if (blocks === 0) return this.#fill();
-    const length = full * this.#stride + (atEnd ? headerBytes + rest.length : 0);
-    // A copy of an acknowledged packet may still wait in the socket and then carries what lies there by now. That is
-    // harmless while all packets are equally long, so the file's end gets memory of its own.
-    const isReusable = !atEnd && this.#spare?.length === length;
-    const packets = isReusable && this.#spare !== undefined ? this.#spare : Buffer.allocUnsafeSlow(length);
-    this.#spare = undefined;
+    const length = atEnd ? full * this.strideBytes + headerBytes + (filled % blockSizeBytes) : memory.packets.length;
     for (let index = 0; index < blocks; index += 1) {
-      const offset = index * this.#stride;
-      writeDataHeader(packets, offset, this.#made + index + 1);
-      bytes.copy(packets, offset + headerBytes, index * blockSizeBytes, (index + 1) * blockSizeBytes);
+      const number = blockNumber(this.#made + index + 1, rollover);
+      writeDataHeader(memory.packets, index * this.strideBytes, number);
     }
-    this.#chunks.push({ firstBlock: this.#made + 1, blocks, packets });
+    this.#chunks.push({ firstBlock: this.#made + 1, blocks, packets: memory.packets.subarray(0, length), memory });
     this.#made += blocks;
     if (atEnd) this.#last = this.#made;
   }
 
-  async #read(length: number): Promise<Buffer> {
-    this.#readBuffer ??= Buffer.allocUnsafeSlow(length);
-    const buffer = this.#readBuffer.subarray(0, length);
-    let filled = 0;
-    while (filled < length) {
-      const { bytesRead } = await this.#options.file.read(buffer, filled, length - filled, this.#position);
-      if (bytesRead === 0) throw new AgentError("E_IO", "the file became shorter while it was sent");
-      filled += bytesRead;
-      this.#position += bytesRead;
+  /**
+   * A copy of an acknowledged packet may still wait in the socket and then carries what lies there by now: the old
+   * number with new bytes, which the client drops as old, or all of a later packet. Both are harmless as long as all
+   * packets are equally long, so only memory that surely gets full is used again.
+   */
+  #takeMemory(remainingBytes: number | undefined): Memory {
+    const { blockSizeBytes } = this.#options;
+    const spare = this.#spare;
+    this.#spare = undefined;
+    if (remainingBytes !== undefined && remainingBytes >= this.#chunkBlocks * blockSizeBytes) {
+      return spare ?? this.#newMemory(this.#chunkBlocks);
     }
-    return buffer;
+    const blocks = remainingBytes === undefined ? Infinity : Math.floor(remainingBytes / blockSizeBytes) + 1;
+    return this.#newMemory(Math.min(blocks, this.#chunkBlocks));
   }
-}
 
-/** RFC 764's line ends, as netascii wants them: LF becomes CR LF, a bare CR becomes CR NUL. */
-export function toNetascii(bytes: Buffer): Buffer {
-  const [nul, lf, cr] = [0, 10, 13];
-  let extra = 0;
-  for (const byte of bytes) if (byte === lf || byte === cr) extra += 1;
-  const translated = Buffer.allocUnsafe(bytes.length + extra);
-  let at = 0;
-  for (const byte of bytes) {
-    if (byte === lf) translated[at++] = cr;
-    translated[at++] = byte;
-    if (byte === cr) translated[at++] = nul;
+  #newMemory(blocks: number): Memory {
+    const packets = Buffer.allocUnsafeSlow(blocks * this.strideBytes);
+    const payloads = Array.from({ length: blocks }, (_, index) =>
+      packets.subarray(index * this.strideBytes + headerBytes, (index + 1) * this.strideBytes),
+    );
+    return { packets, payloads };
   }
-  return translated;
 }

@@ -1,6 +1,6 @@
 /**
- * The packets of TFTP as bytes and numbers: RFC 1350, options of RFC 2347. Block numbers here are the
- * 16 bits of the wire; what they count is the business of transfer.ts.
+ * The packets of TFTP as bytes and numbers: RFC 1350, options of RFC 2347. Packets carry block numbers of 16 bits;
+ * transfer.ts and reception.ts count blocks from 1 without end, see {@link blockNumber}.
  */
 
 export const opcode = { rrq: 1, wrq: 2, data: 3, ack: 4, error: 5, oack: 6 } as const;
@@ -10,8 +10,10 @@ export const errorCode = {
   undefined: 0,
   fileNotFound: 1,
   accessViolation: 2,
+  diskFull: 3,
   illegalOperation: 4,
   unknownTransferId: 5,
+  fileExists: 6,
   optionRefused: 8,
 } as const;
 export type ErrorCode = (typeof errorCode)[keyof typeof errorCode];
@@ -79,24 +81,42 @@ export function buildRequest(op: Request["op"], filename: string, mode: string, 
   return build(opcode[op], [filename, mode, ...options.flat()]);
 }
 
-/** @returns the bytes of a DATA packet; `block` may count on beyond 16 bits. */
-export function buildData(block: number, data: Uint8Array): Uint8Array {
+/** The block number that follows 65535. RFC 1350 names none; 0 is what clients expect unless they ask for 1. */
+export type Rollover = 0 | 1;
+
+/** The number that stands in a packet for a block that is counted from 1 without end; ACK 0 answers the OACK. */
+export function blockNumber(block: number, rollover: Rollover): number {
+  return block <= 0xffff ? block : rollover + ((block - 0x10000) % (0x10000 - rollover));
+}
+
+/**
+ * How many blocks after `block` the one comes that a packet calls `number`; negative before it. Of the blocks that it
+ * may be the nearest is meant.
+ */
+export function blockDistance(block: number, number: number, rollover: Rollover): number {
+  const cycle = 0x10000 - rollover;
+  const ahead = (number - blockNumber(block, rollover) + cycle) % cycle;
+  return ahead > 0x7fff ? ahead - cycle : ahead;
+}
+
+/** @returns the bytes of a DATA packet; `number` is the one of 16 bits. */
+export function buildData(number: number, data: Uint8Array): Uint8Array {
   const packet = new Uint8Array(headerBytes + data.length);
-  writeDataHeader(packet, 0, block);
+  writeDataHeader(packet, 0, number);
   packet.set(data, headerBytes);
   return packet;
 }
 
-/** Writes the header of a DATA packet at `offset`; after 65535 the number goes on with 0, as all TFTP clients expect. */
-export function writeDataHeader(target: Uint8Array, offset: number, block: number): void {
+/** Writes the header of a DATA packet at `offset`. */
+export function writeDataHeader(target: Uint8Array, offset: number, number: number): void {
   target[offset] = 0;
   target[offset + 1] = opcode.data;
-  target[offset + 2] = (block >>> 8) & 0xff;
-  target[offset + 3] = block & 0xff;
+  target[offset + 2] = (number >>> 8) & 0xff;
+  target[offset + 3] = number & 0xff;
 }
 
-export function buildAck(block: number): Uint8Array {
-  return Uint8Array.of(0, opcode.ack, (block >>> 8) & 0xff, block & 0xff);
+export function buildAck(number: number): Uint8Array {
+  return Uint8Array.of(0, opcode.ack, (number >>> 8) & 0xff, number & 0xff);
 }
 
 export function buildError(code: number, message: string): Uint8Array {

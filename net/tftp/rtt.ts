@@ -1,13 +1,24 @@
-/** Retransmission timeout, whatever `timeout` the client asked for. */
-const floorMs = 100;
-const ceilingMs = 1_000;
+export interface RetransmissionLimits {
+  /** Shortest wait for an answer. */
+  readonly floorMs: number;
+  /** Longest wait, also after many losses in a row. */
+  readonly ceilingMs: number;
+}
+
+/** Before the first answer nothing is known, and the client may have more to do than to answer: to find our address. */
+const firstMs = 100;
 
 /** Round-trip time as RFC 6298 estimates it, and the retransmission timeout that follows from it. */
 export class RoundTrip {
+  readonly #limits: RetransmissionLimits;
   #smoothedMs: number | undefined;
   #variationMs = 0;
   #backOff = 1;
   #shortestMs = Infinity;
+
+  constructor(limits: RetransmissionLimits) {
+    this.#limits = limits;
+  }
 
   /** The quickest answer so far, 0 before the first: what arrives sooner after a packet is no answer to it. */
   get shortestMs(): number {
@@ -27,13 +38,14 @@ export class RoundTrip {
   }
 
   get timeoutMs(): number {
-    const estimate = (this.#smoothedMs ?? 0) + 4 * this.#variationMs;
+    const { floorMs, ceilingMs } = this.#limits;
+    const estimate = this.#smoothedMs === undefined ? firstMs : this.#smoothedMs + 4 * this.#variationMs;
     return Math.min(Math.max(estimate, floorMs) * this.#backOff, ceilingMs);
   }
 
   /** The timeout passed: wait twice as long next time. */
   lost(): void {
-    if (this.#backOff < 16) this.#backOff *= 2;
+    if (this.#backOff < 256) this.#backOff *= 2;
   }
 
   /** The peer made progress. */

@@ -2,11 +2,12 @@ import type { RemoteInfo } from "node:dgram";
 import { hostPort } from "../addresses.ts";
 import { SharedPort, type Listener, type ServedView } from "../shared-port.ts";
 import type { RunningTransfer } from "../transfers.ts";
-import { bindUdp, createUdpSocket, Delivery } from "./delivery.ts";
+import { Exchange } from "./exchange.ts";
 import { buildError, errorCode, opcode, parsePacket, type ErrorCode, type Request } from "./protocol.ts";
+import { bindUdp, createUdpSocket, TransferSockets } from "./socket.ts";
 import { defaultLimits, type TftpView } from "./view.ts";
 
-/** RRQs with longer names are refused before the disk is asked. */
+/** Requests with longer names are refused before the disk is asked. */
 const nameLimit = 255;
 
 /** What a packet that arrived at the port can be answered with. */
@@ -19,16 +20,21 @@ interface Asked {
 }
 
 /**
- * A read-only TFTP server on one port. dgram cannot tell which local address a packet was sent to, so each local
+ * A TFTP server on one port. dgram cannot tell which local address a packet was sent to, so each local
  * address has a socket of its own, and each transfer answers from the address that was asked.
  */
 export class TftpServer {
   readonly #port: SharedPort<TftpView>;
   /** By local address and the client's address and port: a client has one transfer at a time on a port. */
-  readonly #deliveries = new Map<string, Delivery>();
+  readonly #exchanges = new Map<string, Exchange>();
+  readonly #sockets: TransferSockets;
 
-  /** @param port 0 lets the system choose; all addresses then share the port. */
-  constructor(port: number) {
+  /**
+   * @param port 0 lets the system choose; all addresses then share the port
+   * @param sockets how transfers send; the default uses what this host is capable of
+   */
+  constructor(port: number, sockets = new TransferSockets()) {
+    this.#sockets = sockets;
     this.#port = new SharedPort(port, (address, at) => this.#listen(address, at));
   }
 
@@ -44,7 +50,7 @@ export class TftpServer {
 
   /** What is on its way now. */
   running(): RunningTransfer[] {
-    return [...this.#deliveries.values()].map((delivery) => delivery.progress());
+    return [...this.#exchanges.values()].filter(({ lingering }) => !lingering).map((exchange) => exchange.progress());
   }
 
   /**
@@ -58,8 +64,8 @@ export class TftpServer {
       port: this.#port.port,
       stop: () => {
         served.stop();
-        for (const delivery of [...this.#deliveries.values()]) {
-          if (delivery.view === view) delivery.end("The server was stopped");
+        for (const exchange of [...this.#exchanges.values()]) {
+          if (exchange.view === view) exchange.end("The server was stopped");
         }
       },
     };
@@ -106,10 +112,9 @@ export class TftpServer {
     };
     switch (packet.op) {
       case "rrq":
+      case "wrq":
         if (served === undefined) return refuse(errorCode.accessViolation, "Nothing is served to this address");
         return this.#onRequest(packet, { local, from, served, refuse });
-      case "wrq":
-        return refuse(errorCode.illegalOperation, "Write requests are not supported");
       case "malformed":
         return refuse(errorCode.illegalOperation, packet.reason);
       case "data":
@@ -127,28 +132,32 @@ export class TftpServer {
     }
     if (filename.length > nameLimit) return refuse(errorCode.undefined, "The file name is too long");
     const key = `${local} ${from.address} ${from.port}`;
-    const former = this.#deliveries.get(key);
+    const former = this.#exchanges.get(key);
     if (former !== undefined && !this.#givesWay(former, request)) return;
     const { view, run } = served;
     const limits = { ...defaultLimits, ...view.limits };
-    const others = [...this.#deliveries.values()].filter((delivery) => delivery.view === view);
-    const ofPeer = others.filter((delivery) => delivery.peer === from.address);
-    if (others.length >= limits.transfers || ofPeer.length >= limits.transfersPerPeer) {
+    const others = [...this.#exchanges.values()].filter((exchange) => exchange.view === view);
+    const busy = others.filter((exchange) => !exchange.lingering);
+    const ofPeer = busy.filter((exchange) => exchange.peer === from.address);
+    if (busy.length >= limits.transfers || ofPeer.length >= limits.transfersPerPeer) {
       return refuse(errorCode.undefined, "Too many transfers, try again later");
     }
-    const delivery = new Delivery({
+    // What lingers gives way, so that all of them together are bounded.
+    if (others.length >= limits.transfers) others.find((exchange) => exchange.lingering)?.end();
+    const exchange = new Exchange({
       request,
       local,
       peer: from,
       view,
       limits,
+      sockets: this.#sockets,
       refuse,
       onEnd: () => {
-        if (this.#deliveries.get(key) === delivery) this.#deliveries.delete(key);
+        if (this.#exchanges.get(key) === exchange) this.#exchanges.delete(key);
       },
     });
-    this.#deliveries.set(key, delivery);
-    run(() => delivery.begin());
+    this.#exchanges.set(key, exchange);
+    run(() => exchange.begin());
   }
 
   /**
@@ -156,8 +165,9 @@ export class TftpServer {
    * (a board that was reset, `get` after `get` in one tftp session).
    * @returns whether the new one shall be served; the former is over then.
    */
-  #givesWay(former: Delivery, request: Request): boolean {
-    const isSame = former.request.filename === request.filename && former.request.mode === request.mode;
+  #givesWay(former: Exchange, request: Request): boolean {
+    const { op, filename, mode } = former.request;
+    const isSame = op === request.op && filename === request.filename && mode === request.mode;
     if (isSame && former.unanswered) {
       former.repeatFirst();
       return false;

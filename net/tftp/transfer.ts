@@ -1,22 +1,22 @@
 import { performance } from "node:perf_hooks";
 import type { BlockQueue } from "./blocks.ts";
-import { buildError, errorCode, opcode } from "./protocol.ts";
-import { RoundTrip } from "./rtt.ts";
-
-/** How a transfer ended. */
-export type Outcome =
-  | { readonly kind: "complete" }
-  | { readonly kind: "refused"; readonly code: number; readonly message: string }
-  | { readonly kind: "failed"; readonly reason: string };
+import { Deadline } from "./deadline.ts";
+import type { Machine } from "./machine.ts";
+import type { Outcome } from "./outcome.ts";
+import { blockDistance, buildError, errorCode, opcode, parsePacket, type Rollover } from "./protocol.ts";
+import { RoundTrip, type RetransmissionLimits } from "./rtt.ts";
 
 export interface TransferOptions {
   readonly blocks: BlockQueue;
   readonly windowSize: number;
+  readonly rollover: Rollover;
   /** The OACK to begin with; without one, DATA 1 is the beginning. */
   readonly oack: Uint8Array | undefined;
-  readonly send: (packet: Uint8Array) => void;
+  /** Sends the packets that lie in `packets` side by side, each of `strideBytes` but perhaps the last; else a single one. */
+  readonly send: (packets: Uint8Array, strideBytes?: number) => void;
   /** Called once. */
   readonly onEnd: (outcome: Outcome) => void;
+  readonly retransmission: RetransmissionLimits;
   /** The client made no progress for so long. */
   readonly silenceMs: number;
   /** Longest life of a transfer, however busy. */
@@ -36,7 +36,7 @@ const quietAfterMs = 1_000;
 const drainMs = 5;
 
 /**
- * One file on its way to one client: offers the OACK, then sends windows of DATA until the last block is
+ * One file on its way to one client (a read request): offers the OACK, then sends windows of DATA until the last block is
  * acknowledged (RFC 1350, 7440; a window of 1 is plain TFTP).
  *
  * The retransmission timer is our own. U-Boot asks for `timeout=5`, repeats its ACK only every 5 s and gives up after
@@ -45,9 +45,9 @@ const drainMs = 5;
  * Duplicates of an ACK are never answered at window 1 (Sorcerer's Apprentice, RFC 1123 4.2.3.1). In a larger window
  * the same ACK may tell of a lost first block; see {@link Transfer.receive}.
  */
-export class Transfer {
+export class Transfer implements Machine {
   readonly #options: TransferOptions;
-  readonly #roundTrip = new RoundTrip();
+  readonly #roundTrip: RoundTrip;
   readonly #startedMs = performance.now();
   #phase: Phase;
   /** Highest acknowledged block; blocks are counted from 1 without wrapping. */
@@ -65,15 +65,14 @@ export class Transfer {
   /** A duplicate ACK has restarted the window after this block. */
   #restartedAfter = -1;
   #progressMs = this.#startedMs;
-  #deadlineMs = 0;
-  #timer: NodeJS.Timeout | undefined;
-  #timerFiresMs = Infinity;
+  readonly #deadline = new Deadline((now) => this.#onTime(now));
   #answered = false;
   /** DATA packets that were sent again. */
   repeats = 0;
 
   constructor(options: TransferOptions) {
     this.#options = options;
+    this.#roundTrip = new RoundTrip(options.retransmission);
     this.#phase = options.oack === undefined ? "sending" : "offering";
   }
 
@@ -83,9 +82,9 @@ export class Transfer {
     this.#sendWindow();
   }
 
-  /** Highest acknowledged block, counted from 1 without wrapping. */
-  get acknowledged(): number {
-    return this.#acknowledged;
+  /** Payload that is acknowledged; full blocks, so at the end of the file it may be more than there is. */
+  get movedBytes(): number {
+    return this.#acknowledged * this.#options.blocks.blockSizeBytes;
   }
 
   /** True until the client has answered for the first time. */
@@ -96,6 +95,11 @@ export class Transfer {
   /** True if the client may have gone: nothing was heard for a while, or only the last ACK is missing. */
   get quiet(): boolean {
     return this.#sent === this.#options.blocks.last || performance.now() - this.#progressMs > quietAfterMs;
+  }
+
+  /** The last ACK is not acknowledged, so nothing is waited for. */
+  get lingering(): boolean {
+    return false;
   }
 
   /** Sends the first packet again, because the client repeated its request. */
@@ -109,12 +113,10 @@ export class Transfer {
   /** Takes a packet of the client. Anything but ACK and ERROR is ignored: noise must not end a transfer. */
   receive(packet: Uint8Array): void {
     if (this.#phase === "ended" || packet.length < 4 || packet[0] !== 0) return;
-    const number = ((packet[2] ?? 0) << 8) | (packet[3] ?? 0);
-    if (packet[1] === opcode.ack) this.#onAck(number);
-    else if (packet[1] === opcode.error) {
-      const text = new TextDecoder().decode(packet.subarray(4)).split("\0")[0] ?? "";
-      this.#end({ kind: "refused", code: number, message: text });
-    }
+    if (packet[1] === opcode.ack) return this.#onAck(((packet[2] ?? 0) << 8) | (packet[3] ?? 0));
+    if (packet[1] !== opcode.error) return;
+    const error = parsePacket(packet);
+    if (error.op === "error") this.#end({ kind: "refused", code: error.code, message: error.message });
   }
 
   /** The queue has new packets, or cannot have them. */
@@ -142,17 +144,18 @@ export class Transfer {
       this.#sendWindow();
       return;
     }
-    const ahead = (number - this.#acknowledged) & 0xffff;
+    const ahead = blockDistance(this.#acknowledged, number, this.#options.rollover);
     const outstanding = this.#sent - this.#acknowledged;
     if (ahead === 0) return this.#onDuplicateAck(now);
     // Neither a number that was not sent yet nor an old one says anything about this window.
-    if (ahead > outstanding) return;
+    if (ahead < 0 || ahead > outstanding) return;
     const mayHaveCopies = this.#repeated && this.#options.windowSize > 1;
     this.#acknowledged += ahead;
     this.#progress(now);
     const { blocks } = this.#options;
     blocks.acknowledge(this.#acknowledged);
     if (this.#acknowledged === blocks.last) return this.#end({ kind: "complete" });
+    if (now - this.#startedMs > this.#options.totalMs) return this.abort("The transfer took too long");
     // Below the window's end, the rest is sent again: the client drops it (RFC 7440 section 4).
     if (ahead < outstanding || mayHaveCopies) this.#drain(now);
     else this.#nextWindow();
@@ -181,8 +184,7 @@ export class Transfer {
 
   #drain(now: number): void {
     this.#draining = true;
-    this.#deadlineMs = now + drainMs;
-    if (this.#timerFiresMs > this.#deadlineMs) this.#wake(now);
+    this.#deadline.set(now + drainMs, now);
   }
 
   /** Sends the window behind the last acknowledged block; what was sent of it before is repeated. */
@@ -204,45 +206,33 @@ export class Transfer {
       const end = Math.min(this.#acknowledged + windowSize, blocks.last ?? Infinity);
       const before = this.#sent;
       while (this.#sent < end) {
-        const packet = blocks.packet(this.#sent + 1);
-        if (packet === undefined) break;
-        this.#sent += 1;
-        send(packet);
+        const packets = blocks.packets(this.#sent + 1, end - this.#sent);
+        if (packets === undefined) break;
+        this.#sent += Math.ceil(packets.length / blocks.strideBytes);
+        send(packets, blocks.strideBytes);
       }
       if (this.#sent === before) return;
     }
     const now = performance.now();
     if (isFirst) this.#windowSentMs = now;
-    this.#deadlineMs = now + this.#roundTrip.timeoutMs;
-    if (this.#timerFiresMs > this.#deadlineMs) this.#wake(now);
+    this.#deadline.set(now + this.#roundTrip.timeoutMs, now);
   }
 
-  #wake(now: number): void {
-    clearTimeout(this.#timer);
-    this.#timerFiresMs = this.#deadlineMs;
-    this.#timer = setTimeout(this.#onTimer, this.#deadlineMs - now);
-  }
-
-  /** The timer lags behind the deadline, which moves with every window: that is cheaper than moving the timer. */
-  readonly #onTimer = (): void => {
-    this.#timerFiresMs = Infinity;
-    const now = performance.now();
-    if (now - this.#startedMs > this.#options.totalMs) return this.abort("The transfer took too long");
-    const waiting = this.#phase === "offering" || this.#sent > this.#acknowledged || this.#draining;
-    if (waiting && now < this.#deadlineMs) {
-      this.#wake(now);
-    } else if (this.#draining) {
-      this.#nextWindow();
-    } else if (waiting && now - this.#progressMs > this.#options.silenceMs) {
-      this.abort("No answer", `no answer for ${Math.round((now - this.#progressMs) / 1000)} s`);
-    } else if (waiting) {
-      this.#roundTrip.lost();
-      this.#echoOf = this.#sent;
-      this.#nextWindow();
-      // Of an OACK nothing is outstanding, and still it was sent twice.
-      this.#repeated = true;
+  #onTime(now: number): void {
+    const { silenceMs, totalMs } = this.#options;
+    if (this.#draining) return this.#nextWindow();
+    // The next block is still being read; it sets a deadline of its own.
+    if (this.#phase === "sending" && this.#sent === this.#acknowledged) return;
+    if (now - this.#startedMs > totalMs) return this.abort("The transfer took too long");
+    if (now - this.#progressMs > silenceMs) {
+      return this.abort("No answer", `no answer for ${Math.round((now - this.#progressMs) / 1000)} s`);
     }
-  };
+    this.#roundTrip.lost();
+    this.#echoOf = this.#sent;
+    this.#nextWindow();
+    // Of an OACK nothing is outstanding, and still it was sent twice.
+    this.#repeated = true;
+  }
 
   #end(outcome: Outcome): void {
     this.close();
@@ -252,7 +242,7 @@ export class Transfer {
   /** Ends the transfer without a word, and closes the file. Idempotent. */
   close(): void {
     this.#phase = "ended";
-    clearTimeout(this.#timer);
+    this.#deadline.clear();
     this.#options.blocks.close();
   }
 }

@@ -1,7 +1,11 @@
+import type { Uploads } from "../uploads.ts";
 import type { View } from "../views.ts";
+import type { RetransmissionLimits } from "./rtt.ts";
 
-/** What a board may read over TFTP. */
+/** What a board may read over TFTP, and whether it may write. */
 export interface TftpView extends View {
+  /** Where write requests go; without it, none is taken. */
+  readonly uploads?: Uploads | undefined;
   readonly limits?: Partial<TftpLimits>;
 }
 
@@ -15,6 +19,11 @@ export interface TftpLimits {
   /** A client without progress for so long is given up. */
   readonly silenceMs: number;
   readonly totalMs: number;
+  /** Shortest wait before a packet is sent again; see {@link retransmission}. */
+  readonly retransmitFloorMs: number;
+  readonly retransmitWindowFloorMs: number;
+  /** Longest wait, whatever the client asked for. */
+  readonly retransmitCeilingMs: number;
 }
 
 export const defaultLimits: TftpLimits = {
@@ -23,4 +32,16 @@ export const defaultLimits: TftpLimits = {
   transfersPerPeer: 64,
   silenceMs: 30_000,
   totalMs: 3_600_000,
+  retransmitFloorMs: 20,
+  retransmitWindowFloorMs: 100,
+  retransmitCeilingMs: 1_000,
 };
+
+/**
+ * A single block that comes twice costs a board nothing. Windows that are repeated while it is busy pile up in its
+ * receive ring, so they are given more time; most of their losses the client tells by itself.
+ */
+export function retransmission(limits: TftpLimits, windowSize: number): RetransmissionLimits {
+  const floorMs = windowSize === 1 ? limits.retransmitFloorMs : limits.retransmitWindowFloorMs;
+  return { floorMs, ceilingMs: limits.retransmitCeilingMs };
+}

@@ -12,7 +12,7 @@ import {
   type OptionList,
   type Packet,
 } from "../../net/tftp/protocol.ts";
-import { bindUdp, createUdpSocket } from "../../net/tftp/delivery.ts";
+import { bindUdp, createUdpSocket } from "../../net/tftp/socket.ts";
 import { TftpServer } from "../../net/tftp/server.ts";
 import type { TftpLimits } from "../../net/tftp/view.ts";
 

@@ -6,7 +6,9 @@ import { test, type TestContext } from "node:test";
 import { BlockQueue } from "../../../net/tftp/blocks.ts";
 import { buildAck, buildOack, parsePacket } from "../../../net/tftp/protocol.ts";
 import { RoundTrip } from "../../../net/tftp/rtt.ts";
-import { Transfer, type Outcome } from "../../../net/tftp/transfer.ts";
+import type { Outcome } from "../../../net/tftp/outcome.ts";
+import { OctetPayload } from "../../../net/tftp/payload.ts";
+import { Transfer } from "../../../net/tftp/transfer.ts";
 import { folderWith, inShort, until } from "../../sim/tftp.ts";
 
 /** A transfer of `blocks` blocks of 8 bytes (the last one empty) without a network: what it sends lands in `sent`. */
@@ -16,11 +18,13 @@ async function transferOf(t: TestContext, blocks: number, windowSize: number, oa
   const outcomes: Outcome[] = [];
   let isRead: () => void = () => {};
   const read = new Promise<void>((resolve) => (isRead = resolve));
+  const file = await open(join(root, "file"));
   const queue = new BlockQueue({
-    file: await open(join(root, "file")),
-    sizeBytes: (blocks - 1) * 8,
+    payload: new OctetPayload(file, (blocks - 1) * 8),
     blockSizeBytes: 8,
     windowSize,
+    rollover: 0,
+    onClose: () => void file.close(),
     onReady: (failure) => {
       transfer.ready(failure);
       isRead();
@@ -29,9 +33,15 @@ async function transferOf(t: TestContext, blocks: number, windowSize: number, oa
   const transfer = new Transfer({
     blocks: queue,
     windowSize,
+    rollover: 0,
     oack,
-    send: (packet) => sent.push(inShort(parsePacket(packet))),
+    send: (packets, strideBytes = packets.length) => {
+      for (let at = 0; at < packets.length; at += strideBytes) {
+        sent.push(inShort(parsePacket(packets.subarray(at, at + strideBytes))));
+      }
+    },
     onEnd: (outcome) => outcomes.push(outcome),
+    retransmission: { floorMs: 100, ceilingMs: 1_000 },
     silenceMs: 60_000,
     totalMs: 60_000,
   });
@@ -126,7 +136,7 @@ test("an ACK that comes sooner than any answer could is an echo", async (t) => {
 });
 
 test("the retransmission timeout follows the round trips, between 100 ms and 1 s", () => {
-  const roundTrip = new RoundTrip();
+  const roundTrip = new RoundTrip({ floorMs: 100, ceilingMs: 1_000 });
   assert.equal(roundTrip.timeoutMs, 100);
   for (let sample = 0; sample < 20; sample += 1) roundTrip.sample(0.05);
   assert.equal(roundTrip.timeoutMs, 100);

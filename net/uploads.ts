@@ -1,0 +1,119 @@
+import { randomBytes } from "node:crypto";
+import { constants } from "node:fs";
+import { link, lstat, open, readlink, realpath, rename, unlink, type FileHandle } from "node:fs/promises";
+import { join } from "node:path";
+import { isSystemError } from "../agent/driver/errors.ts";
+import { isBelow, refusalOf, type Refusal } from "./files.ts";
+
+/** Where boards may leave files, and how large each may be. */
+export interface Uploads {
+  readonly folder: string;
+  readonly maxBytes: number;
+}
+
+/** asm-generic/fcntl.h; names a folder without opening it. */
+const O_PATH = 0o10000000;
+const { O_DIRECTORY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
+const exclusively = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
+
+/** File systems without hard links say it in one of these ways. */
+const cannotLink = ["EPERM", "EOPNOTSUPP", "ENOTSUP", "ENOSYS", "EMLINK"];
+
+/**
+ * A new file that a board sends. It is written beside its place under a hidden name and appears under its own when it
+ * is complete; what exists is never touched. Its folder is pinned: exchanging it for a link leads nowhere.
+ */
+export class Upload {
+  readonly #folder: FileHandle;
+  readonly #file: FileHandle;
+  readonly #partial: string;
+  readonly #target: string;
+
+  private constructor(folder: FileHandle, file: FileHandle, partial: string, target: string) {
+    this.#folder = folder;
+    this.#file = file;
+    this.#partial = partial;
+    this.#target = target;
+  }
+
+  /**
+   * Names lead into `root` and into folders that are there already; they are confined as names that are read are.
+   * @throws system errors that say nothing about the name: EMFILE, ENOSPC, EROFS.
+   */
+  static async begin(root: string, name: string): Promise<Upload | { refused: Refusal | "exists" }> {
+    const segments = name.split("/").filter((segment) => segment !== "" && segment !== ".");
+    const own = segments.pop();
+    if (own === undefined || /\/\.?$/.test(name)) return { refused: "folder" };
+    if (own === ".." || segments.includes("..")) return { refused: "outside" };
+    if (name.includes("\0")) return { refused: "missing" };
+    let folder: FileHandle | undefined;
+    try {
+      const realRoot = await realpath(root);
+      folder = await open(join(realRoot, ...segments), O_PATH | O_DIRECTORY);
+      const pinned = `/proc/self/fd/${folder.fd}`;
+      if (!isBelow(realRoot, await readlink(pinned))) {
+        await folder.close();
+        return { refused: "outside" };
+      }
+      const target = join(pinned, own);
+      if (await exists(target)) {
+        await folder.close();
+        return { refused: "exists" };
+      }
+      const partial = join(pinned, `.upload-${randomBytes(8).toString("hex")}.part`);
+      return new Upload(folder, await open(partial, exclusively, 0o644), partial, target);
+    } catch (error) {
+      await folder?.close();
+      const refused = refusalOf(error);
+      if (refused === undefined) throw error;
+      return { refused };
+    }
+  }
+
+  /** Appends all of it. */
+  write(bytes: Uint8Array): Promise<void> {
+    return this.#file.appendFile(bytes);
+  }
+
+  /** Puts the complete file into its place. @returns false if the name was taken meanwhile; then it is gone. */
+  async commit(): Promise<boolean> {
+    try {
+      await this.#place();
+      return true;
+    } catch (error) {
+      if (isSystemError(error) && error.code === "EEXIST") return false;
+      throw error;
+    } finally {
+      await this.discard();
+    }
+  }
+
+  async #place(): Promise<void> {
+    try {
+      await link(this.#partial, this.#target);
+    } catch (error) {
+      if (!isSystemError(error) || !cannotLink.includes(error.code)) throw error;
+      // The empty file makes the name ours before it is replaced.
+      await (await open(this.#target, exclusively, 0o644)).close();
+      await rename(this.#partial, this.#target);
+    }
+  }
+
+  /** Takes away what is not in its place. */
+  async discard(): Promise<void> {
+    // After a rename it is gone already.
+    await unlink(this.#partial).catch(() => {});
+    await this.#file.close();
+    await this.#folder.close();
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+    return true;
+  } catch (error) {
+    if (isSystemError(error) && error.code === "ENOENT") return false;
+    throw error;
+  }
+}
