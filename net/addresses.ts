@@ -38,6 +38,17 @@ function localAddresses(withIPv6: boolean): string[] {
   return found;
 }
 
+/** Every address of this interface. @throws AgentError E_IO where there is none */
+export function interfaceAddresses(device: string): string[] {
+  const found = (networkInterfaces()[device] ?? []).map(({ address, family, scopeid }) =>
+    family === "IPv6" && scopeid ? `${address}%${device}` : address,
+  );
+  if (found.length > 0) return found;
+  throw new AgentError("E_IO", `the interface ${device} has no address`, {
+    hint: "`ip address show` lists interfaces; one that is down, or has no address yet, cannot serve",
+  });
+}
+
 /** Any address far away: nothing is sent, the routing table answers. AS112, as the Python exporter asks. */
 const farAway = { address: "192.175.48.1", port: 53 };
 const lookupLimitMs = 1_000;

@@ -1,9 +1,11 @@
+import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import type { Entry } from "../agent/driver/entry.ts";
 import { AgentError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
 import type { OpenContext } from "../agent/driver/driver.ts";
 import { hostPort, isWildcard, ownAddress } from "./addresses.ts";
+import type { Uploads } from "./uploads.ts";
 import { parseBoard, type View } from "./views.ts";
 
 /** What the TFTP and the HTTP driver have in common: their config, their `storage`, and how they are switched. */
@@ -44,6 +46,31 @@ export const globalRootConfig = z
   .min(1)
   .nullish()
   .describe("folder that boards may read as well, for files that are not in root_dir; nothing is ever written to it");
+
+export const uploadsConfig = z
+  .strictObject({
+    dir: z.string().min(1).describe("folder for what boards send; made if missing"),
+    max_bytes: z.coerce
+      .number()
+      .int()
+      .positive()
+      .default(64 << 20)
+      .describe("largest file"),
+    max_files: z.coerce.number().int().positive().default(10_000).describe("how many may lie there"),
+  })
+  .nullish()
+  .describe("boards may leave new files: TFTP put, HTTP PUT /uploads/NAME; what exists is never replaced");
+
+/** Makes the folder for uploads, where there may be any. */
+export async function uploadsOf({
+  uploads,
+}: {
+  readonly uploads?: z.output<typeof uploadsConfig>;
+}): Promise<Uploads | undefined> {
+  if (!uploads) return undefined;
+  await mkdir(uploads.dir, { recursive: true });
+  return { folder: uploads.dir, maxBytes: uploads.max_bytes, maxFiles: uploads.max_files };
+}
 
 export function portConfig(standard: number) {
   return z.coerce

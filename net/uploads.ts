@@ -1,14 +1,16 @@
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { link, lstat, open, readlink, realpath, rename, unlink, type FileHandle } from "node:fs/promises";
+import { link, lstat, open, readdir, readlink, realpath, rename, unlink, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { isSystemError } from "../agent/driver/errors.ts";
 import { isBelow, refusalOf, type Refusal } from "./files.ts";
 
-/** Where boards may leave files, and how large each may be. */
+/** Where boards may leave files, how large each may be, and how many. */
 export interface Uploads {
   readonly folder: string;
   readonly maxBytes: number;
+  /** In a folder, with what else lies there; 10,000 unless given. */
+  readonly maxFiles?: number;
 }
 
 /** asm-generic/fcntl.h; names a folder without opening it. */
@@ -40,7 +42,10 @@ export class Upload {
    * Names lead into `root` and into folders that are there already; they are confined as names that are read are.
    * @throws system errors that say nothing about the name: EMFILE, ENOSPC, EROFS.
    */
-  static async begin(root: string, name: string): Promise<Upload | { refused: Refusal | "exists" }> {
+  static async begin(
+    { folder: root, maxFiles = 10_000 }: Uploads,
+    name: string,
+  ): Promise<Upload | { refused: Refusal | "exists" | "full" }> {
     const segments = name.split("/").filter((segment) => segment !== "" && segment !== ".");
     const own = segments.pop();
     if (own === undefined || /\/\.?$/.test(name)) return { refused: "folder" };
@@ -59,6 +64,10 @@ export class Upload {
       if (await exists(target)) {
         await folder.close();
         return { refused: "exists" };
+      }
+      if ((await readdir(pinned)).length >= maxFiles) {
+        await folder.close();
+        return { refused: "full" };
       }
       const partial = join(pinned, `.upload-${randomBytes(8).toString("hex")}.part`);
       return new Upload(folder, await open(partial, exclusively, 0o644), partial, target);

@@ -23,6 +23,10 @@ export const commands: Readonly<Record<string, Listed>> = {
     summary: "Flash a board by netboot and read its disk back",
     load: async () => (await import("./flash.ts")).flashBoard,
   },
+  boot: {
+    summary: "Serve boot files to boards over TFTP, HTTP and DHCP, without an exporter",
+    load: async () => (await import("./boot.ts")).boot,
+  },
   reload: {
     summary: "Let running agents take over changed configurations",
     load: async () => (await import("./reload.ts")).reload,

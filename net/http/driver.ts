@@ -1,6 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
+import { AgentError } from "../../agent/driver/errors.ts";
 import { hostPort } from "../addresses.ts";
 import {
   advertiseConfig,
@@ -10,14 +11,18 @@ import {
   hostConfig,
   portConfig,
   storageChild,
+  uploadsConfig,
+  uploadsOf,
   viewOfDriver,
 } from "../boot-server.ts";
 import { http } from "./interface.ts";
-import { HttpServer, type HttpView } from "./server.ts";
+import { HttpServer } from "./server.ts";
+import { TlsFiles } from "./tls.ts";
+import type { HttpView } from "./view.ts";
 
 export default defineDriver({
   types: ["jumpstarter_driver_http.driver.HttpServer"],
-  summary: "Serves files over HTTP, read-only, with ranges.",
+  summary: "Serves files over HTTP or HTTPS, with ranges; takes new ones where `uploads` allows it.",
   implements: http,
   config: z.strictObject({
     root_dir: z.string().min(1).default("/var/www").describe("folder that is served; made if missing"),
@@ -31,6 +36,13 @@ export default defineDriver({
       .describe("seconds after which a download that hardly moves is cut"),
     remove_created_on_close: z.boolean().default(true).describe("delete what clients put there when the session ends"),
     advertise: advertiseConfig,
+    uploads: uploadsConfig,
+    tls_cert: z
+      .string()
+      .min(1)
+      .nullish()
+      .describe("serve HTTPS with this certificate chain (PEM); renewed files are taken over"),
+    tls_key: z.string().min(1).nullish().describe("private key of tls_cert (PEM)"),
     boards: boardsConfig,
     global_root_dir: globalRootConfig,
   }),
@@ -39,8 +51,15 @@ export default defineDriver({
   async open(context) {
     const { config, log } = context;
     await mkdir(config.root_dir, { recursive: true });
-    const view: HttpView = { ...viewOfDriver(context), limits: { stallMs: config.timeout * 1000 } };
-    const make = () => new HttpServer(config.port);
+    const view: HttpView = {
+      ...viewOfDriver(context),
+      uploads: await uploadsOf(config),
+      limits: { stallMs: config.timeout * 1000 },
+    };
+    const { tls_cert: cert, tls_key: key } = config;
+    if (typeof cert !== typeof key) throw new AgentError("E_CONFIG", "tls_cert and tls_key go together");
+    const tls = cert && key ? { cert, key } : undefined;
+    const make = () => new HttpServer(config.port, { tls: tls && new TlsFiles(tls, log) });
     const server = new BootServer({
       name: "HTTP",
       hosts: config.host,
@@ -48,7 +67,7 @@ export default defineDriver({
       log,
       listen: (hosts) => {
         // A free port of its own is nobody else's.
-        const port = config.port === 0 ? make() : context.sharedOnHost(`http:${config.port}`, make);
+        const port = config.port === 0 ? make() : context.sharedOnHost(`http:${config.port}:${tls?.cert ?? ""}`, make);
         return port.serve(view, hosts);
       },
     });
@@ -60,7 +79,8 @@ export default defineDriver({
           if (!server.stop()) log.warn("HTTP server is not running.");
         },
         // Clients up to 0.7 ask for the URL before they start the server.
-        get_url: async () => `http://${hostPort(await server.host(), server.port ?? config.port)}`,
+        get_url: async () =>
+          `${tls === undefined ? "http" : "https"}://${hostPort(await server.host(), server.port ?? config.port)}`,
         get_host: () => server.host(),
         get_port: () => server.port ?? 0,
       },

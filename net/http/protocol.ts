@@ -10,10 +10,16 @@ export interface Representation {
 
 export type Headers = Readonly<Record<string, string | string[] | undefined>>;
 
-/** What to answer: the whole, a part (both ends inclusive), or a status without content. */
+/** Both ends inclusive. */
+export interface ByteRange {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** What to answer: the whole, one part or several, or a status without content. */
 export type Selection =
   | { readonly status: 200 }
-  | { readonly status: 206; readonly first: number; readonly last: number }
+  | { readonly status: 206; readonly ranges: readonly ByteRange[] }
   | { readonly status: 304 | 412 | 416 };
 
 /** Evaluates conditions and range in the order of RFC 9110 section 13.2.2. */
@@ -36,18 +42,53 @@ export function select(method: "GET" | "HEAD", headers: Headers, file: Represent
   return selectRange(range, file.sizeBytes);
 }
 
-/** One range of bytes; several, other units and nonsense are answered by the whole, as a server may. */
-function selectRange(range: string, sizeBytes: number): Selection {
-  const [, first, last] = /^bytes=[ \t]*(\d*)-(\d*)[ \t]*$/i.exec(range) ?? [];
-  if (first === undefined || last === undefined || first + last === "") return { status: 200 };
-  if (first === "") {
-    const length = Math.min(Number(last), sizeBytes);
-    return length === 0 ? { status: 416 } : { status: 206, first: sizeBytes - length, last: sizeBytes - 1 };
+/** More are answered by the whole: nobody needs them, and each costs a read. */
+const mostRanges = 32;
+
+/**
+ * A set of byte ranges (RFC 9110 section 14.1.2). Other units and nonsense are answered by the whole, as a server may.
+ * Ranges that overlap or touch are joined, so that no byte is sent twice (section 15.3.7).
+ */
+function selectRange(header: string, sizeBytes: number): Selection {
+  const set =
+    /^bytes=(.*)$/i
+      .exec(header)?.[1]
+      ?.split(",")
+      .map((spec) => spec.trim()) ?? [];
+  const specs = set.filter((spec) => spec !== "");
+  if (specs.length === 0 || specs.length > mostRanges) return { status: 200 };
+  const ranges: ByteRange[] = [];
+  for (const spec of specs) {
+    const [, first = "", last = ""] = /^(\d*)-(\d*)$/.exec(spec) ?? [];
+    if (first + last === "" || (first !== "" && last !== "" && Number(last) < Number(first))) return { status: 200 };
+    const range =
+      first === ""
+        ? { first: Math.max(sizeBytes - Number(last), 0), last: sizeBytes - 1 }
+        : { first: Number(first), last: last === "" ? sizeBytes - 1 : Math.min(Number(last), sizeBytes - 1) };
+    // What cannot be satisfied is left out, as long as something can.
+    if (range.first <= range.last) ranges.push(range);
   }
-  if (last !== "" && Number(last) < Number(first)) return { status: 200 };
-  if (Number(first) >= sizeBytes) return { status: 416 };
-  const end = last === "" ? sizeBytes - 1 : Math.min(Number(last), sizeBytes - 1);
-  return { status: 206, first: Number(first), last: end };
+  return ranges.length === 0 ? { status: 416 } : { status: 206, ranges: join(ranges) };
+}
+
+/** In the order that was asked for, unless some of them have to be joined. */
+function join(ranges: readonly ByteRange[]): readonly ByteRange[] {
+  const joined: ByteRange[] = [];
+  for (const range of [...ranges].sort((one, other) => one.first - other.first)) {
+    const before = joined.at(-1);
+    if (before === undefined || range.first > before.last + 1) joined.push(range);
+    else joined[joined.length - 1] = { first: before.first, last: Math.max(before.last, range.last) };
+  }
+  return joined.length === ranges.length ? ranges : joined;
+}
+
+/** What lies before each part of a multipart/byteranges body (RFC 9110 section 14.6). */
+export function multipartHead(boundary: string, type: string, { first, last }: ByteRange, sizeBytes: number): string {
+  return `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: bytes ${first}-${last}/${sizeBytes}\r\n\r\n`;
+}
+
+export function multipartTail(boundary: string): string {
+  return `\r\n--${boundary}--\r\n`;
 }
 
 function rangeApplies(ifRange: string | undefined, file: Representation): boolean {

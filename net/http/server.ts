@@ -1,40 +1,29 @@
 import { once } from "node:events";
 import { createServer, STATUS_CODES, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
-import { pipeline } from "node:stream/promises";
 import { hostPort } from "../addresses.ts";
-import { openInFolders, type Refusal, type ServedFile } from "../files.ts";
-import { SharedPort, type Listener, type ServedView } from "../shared-port.ts";
-import type { View } from "../views.ts";
-import { select, targetPath } from "./protocol.ts";
+import { openInFolders, type Refusal } from "../files.ts";
+import { SharedPort, type Listener } from "../shared-port.ts";
+import type { RunningTransfer } from "../transfers.ts";
+import { Connections, type Running } from "./connections.ts";
+import { answer, sendFile } from "./download.ts";
+import { targetPath } from "./protocol.ts";
+import type { TlsFiles } from "./tls.ts";
+import { takeUpload, uploadsPath } from "./upload.ts";
+import type { HttpView } from "./view.ts";
 
-/** What a board may fetch over HTTP. */
-export interface HttpView extends View {
-  readonly limits?: Partial<HttpLimits>;
+export interface HttpServerOptions {
+  /** Time for a request's head. */
+  readonly headersMs?: number;
+  /** Time for a whole request, which is long only where it is an upload. */
+  readonly requestMs?: number;
+  /** Serve HTTPS with these. */
+  readonly tls?: TlsFiles | undefined;
 }
 
-/** Of one view. */
-export interface HttpLimits {
-  readonly connections: number;
-  /** Of `connections`, how many one address may have. */
-  readonly connectionsPerPeer: number;
-  /** A download must move {@link stallBytes} in so long. */
-  readonly stallMs: number;
-}
-
-const defaultLimits: HttpLimits = { connections: 256, connectionsPerPeer: 16, stallMs: 600_000 };
-
-export interface HttpTimeouts {
-  /** Time for a request's head, and for the whole of it. */
-  readonly headersMs: number;
-  readonly requestMs: number;
-}
-
-const defaultTimeouts: HttpTimeouts = { headersMs: 10_000, requestMs: 30_000 };
-
-/** A board that flashes slowly still takes far more than this; who reads byte by byte does not. */
-const stallBytes = 64 * 1024;
-const readBytes = 512 * 1024;
+/** The system's own limit comes before that of files; handshakes count here, and nowhere else. */
+const mostSockets = 4096;
 
 const refusals: Readonly<Record<Refusal, number>> = {
   missing: 404,
@@ -44,16 +33,16 @@ const refusals: Readonly<Record<Refusal, number>> = {
   forbidden: 403,
 };
 
-/** A static file server on one port: GET and HEAD, ranges, conditions; what a view has and nothing else. */
+/** A server of static files on one port: what a view has and nothing else, and new files where a view takes them. */
 export class HttpServer {
   readonly #port: SharedPort<HttpView>;
-  readonly #timeouts: HttpTimeouts;
-  readonly #connections = new Map<Socket, ServedView<HttpView>>();
+  readonly #options: HttpServerOptions;
+  readonly #connections = new Connections();
 
   /** @param port 0 lets the system choose; all addresses then share the port. */
-  constructor(port: number, timeouts: HttpTimeouts = defaultTimeouts) {
-    this.#timeouts = timeouts;
+  constructor(port: number, options: HttpServerOptions = {}) {
     this.#port = new SharedPort(port, (address, at) => this.#listen(address, at));
+    this.#options = options;
   }
 
   /** The port that is bound, on every address. */
@@ -61,152 +50,151 @@ export class HttpServer {
     return this.#port.port;
   }
 
+  /** Local addresses that are listened on now. */
+  get addresses(): string[] {
+    return this.#port.addresses;
+  }
+
   /** Open connections. */
   get connections(): number {
     return this.#connections.size;
   }
 
+  /** What is on its way now. */
+  running(): RunningTransfer[] {
+    return this.#connections.running();
+  }
+
   /**
    * Shows a view on these addresses or names; a wildcard stands for every address of the host. `stop` frees the port
    * at once, if no other view is shown there, and cuts the connections of the view's boards.
-   * @throws AgentError E_IO when an address cannot be bound, or another view is shown to the same boards there.
+   * @throws AgentError E_IO when an address cannot be bound, or another view is shown to the same boards there;
+   * E_CONFIG for certificates that do not serve.
    */
   async serve(view: HttpView, hosts: readonly string[]): Promise<{ readonly port: number; stop(): void }> {
+    await this.#options.tls?.load();
     const served = await this.#port.serve(view, hosts);
     return {
       port: this.#port.port,
       stop: () => {
         served.stop();
-        for (const [socket, of] of this.#connections) if (of.view === view) socket.destroy();
+        this.#connections.cut(view);
       },
     };
   }
 
   async #listen(address: string, port: number): Promise<Listener> {
-    const { headersMs, requestMs } = this.#timeouts;
-    const server = createServer({
+    const { headersMs = 10_000, requestMs = 3_600_000, tls } = this.#options;
+    const options = {
       headersTimeout: headersMs,
       requestTimeout: requestMs,
       connectionsCheckingInterval: Math.min(1_000, headersMs),
       keepAliveTimeout: 5_000,
       noDelay: true,
-    });
-    server.on("connection", (socket) => this.#admit(socket, address));
-    server.on("request", (request, response) => {
-      const served = this.#connections.get(request.socket);
-      if (served !== undefined) served.run(() => void this.#serve(served.view, request, response));
-    });
-    server.listen({ host: address, port, exclusive: true });
-    await once(server, "listening");
+    };
+    const server =
+      tls === undefined
+        ? createServer(options)
+        : createTlsServer({ ...options, ...tls.current, handshakeTimeout: headersMs });
+    const forget = tls?.follow((current) => "setSecureContext" in server && server.setSecureContext(current));
+    server.maxConnections = mostSockets;
+    server.on(tls === undefined ? "connection" : "secureConnection", (socket: Socket) => this.#admit(socket, address));
+    server.on("request", (request, response) => this.#onRequest(request, response, false));
+    server.on("checkContinue", (request, response) => this.#onRequest(request, response, true));
+    try {
+      server.listen({ host: address, port, exclusive: true });
+      await once(server, "listening");
+    } catch (error) {
+      forget?.();
+      throw error;
+    }
     return {
       port: (server.address() as AddressInfo).port,
       close: () => {
+        forget?.();
         server.close();
         server.closeAllConnections();
       },
     };
   }
 
-  /** Counts a connection, or cuts it when there are too many or nothing is there for it. */
   #admit(socket: Socket, local: string): void {
-    const peer = socket.remoteAddress ?? "";
-    const served = this.#port.find(local, peer);
-    if (served === undefined) return void socket.destroy();
-    const { view } = served;
-    const { connections, connectionsPerPeer } = { ...defaultLimits, ...view.limits };
-    const others = [...this.#connections].filter(([, of]) => of.view === view).map(([other]) => other);
-    const ofPeer = others.filter((other) => other.remoteAddress === peer);
-    if (others.length >= connections || ofPeer.length >= connectionsPerPeer) {
-      view.log.debug(`HTTP connection of ${peer} refused: too many`);
-      socket.destroy();
-      return;
-    }
-    this.#connections.set(socket, served);
-    socket.once("close", () => this.#connections.delete(socket));
+    const served = this.#port.find(local, socket.remoteAddress ?? "");
+    if (served === undefined) socket.destroy();
+    else this.#connections.admit(socket, served);
   }
 
-  async #serve(view: HttpView, request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { log, roots } = view;
-    const { method = "", url = "" } = request;
+  #onRequest(request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void {
+    const served = this.#connections.servedTo(request.socket);
+    if (served === undefined) return void request.socket.destroy();
+    served.run(() => void this.#serve(served.view, request, response, expectsContinue));
+  }
+
+  async #serve(
+    view: HttpView,
+    request: IncomingMessage,
+    response: ServerResponse,
+    expectsContinue: boolean,
+  ): Promise<void> {
+    const { method = "", url = "", socket } = request;
     // Read before the socket goes.
-    const peer = hostPort(request.socket.remoteAddress ?? "?", request.socket.remotePort ?? 0);
-    const what = `HTTP ${method} ${JSON.stringify(url.slice(0, 255))} of ${peer}`;
+    const peer = hostPort(socket.remoteAddress ?? "?", socket.remotePort ?? 0);
+    const log = (text: string) => {
+      view.log.info(`HTTP ${method} ${JSON.stringify(url.slice(0, 255))} of ${peer}: ${text}`);
+    };
     try {
-      if (method !== "GET" && method !== "HEAD") {
-        // Whatever body it sends is not read.
-        response.setHeader("Allow", "GET, HEAD").setHeader("Connection", "close");
-        return answer(response, 405);
-      }
-      const path = targetPath(url);
-      if (path === undefined) return answer(response, 400);
-      const file = await openInFolders(roots, path);
-      if ("refused" in file) {
-        const status = refusals[file.refused];
-        log.info(`${what}: ${status} ${STATUS_CODES[status]}`);
-        return answer(response, status);
-      }
-      await this.#send(view, method, request, response, file);
-      log.info(`${what}: ${response.statusCode}`);
+      log(await this.#answer(view, request, response, expectsContinue));
     } catch (error) {
-      log.info(`${what}: ${error instanceof Error ? error.message : String(error)}`);
+      log(error instanceof Error ? error.message : String(error));
       if (!response.headersSent) answer(response, 500);
       // A body that cannot be completed must not look complete.
       else response.destroy();
     }
   }
 
-  async #send(
+  /** @returns what became of it, for the log */
+  async #answer(
     view: HttpView,
-    method: "GET" | "HEAD",
     request: IncomingMessage,
     response: ServerResponse,
-    file: ServedFile,
-  ): Promise<void> {
-    const { handle, sizeBytes, modified } = file;
-    try {
-      const etag = `"${file.tag}"`;
-      const selection = select(method, request.headers, { sizeBytes, etag, modified });
-      response.setHeader("Accept-Ranges", "bytes");
-      response.setHeader("ETag", etag);
-      response.setHeader("Last-Modified", modified.toUTCString());
-      if (selection.status === 416) response.setHeader("Content-Range", `bytes */${sizeBytes}`);
-      if (selection.status === 304) return void response.writeHead(304).end();
-      if (selection.status !== 200 && selection.status !== 206) return answer(response, selection.status);
-      const [start, end] = selection.status === 206 ? [selection.first, selection.last] : [0, sizeBytes - 1];
-      if (selection.status === 206) response.setHeader("Content-Range", `bytes ${start}-${end}/${sizeBytes}`);
-      // Never a Content-Encoding: what is stored as .gz is sent as it is.
-      response.setHeader("Content-Type", "application/octet-stream");
-      response.setHeader("Content-Length", end - start + 1);
-      response.writeHead(selection.status);
-      if (method === "HEAD" || end < start) return void response.end();
-      const stopWatching = watchProgress(request.socket, view.limits?.stallMs ?? defaultLimits.stallMs);
-      try {
-        const body = handle.createReadStream({ start, end, highWaterMark: readBytes, autoClose: false });
-        await pipeline(body, response);
-      } finally {
-        stopWatching();
-      }
-    } finally {
-      await handle.close();
+    expectsContinue: boolean,
+  ): Promise<string> {
+    const only = (status: number) => {
+      answer(response, status);
+      return `${status} ${STATUS_CODES[status]}`;
+    };
+    const path = targetPath(request.url ?? "");
+    const isUpload = request.method === "PUT" || request.method === "POST";
+    const watch = (direction: Running["direction"]) => (of: Pick<Running, "sizeBytes" | "movedBytes">) =>
+      this.#connections.watch(request.socket, {
+        ...of,
+        name: path ?? "",
+        direction,
+        startedMs: performance.now(),
+      });
+    if (isUpload && view.uploads !== undefined && path?.startsWith(uploadsPath) === true) {
+      const name = path.slice(uploadsPath.length);
+      return await takeUpload(request, response, {
+        name,
+        uploads: view.uploads,
+        expectsContinue,
+        watch: watch("from-board"),
+      });
     }
+    // Whatever body it sends is not read.
+    if (hasBody(request)) response.setHeader("Connection", "close");
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      response.setHeader("Allow", "GET, HEAD").setHeader("Connection", "close");
+      return only(405);
+    }
+    if (path === undefined) return only(400);
+    const file = await openInFolders(view.roots, path);
+    if ("refused" in file) return only(refusals[file.refused]);
+    await sendFile(request, response, file, watch("to-board"));
+    return String(response.statusCode);
   }
 }
 
-/** Cuts a download that hardly moves, so that it cannot hold its connection for ever. */
-function watchProgress(socket: Socket, stallMs: number): () => void {
-  const taken = () => socket.bytesWritten - socket.writableLength;
-  let before = taken();
-  const timer = setInterval(() => {
-    const now = taken();
-    if (now - before < stallBytes) socket.destroy(new Error("the client hardly reads"));
-    before = now;
-  }, stallMs);
-  return () => clearInterval(timer);
-}
-
-function answer(response: ServerResponse, status: number): void {
-  const text = `${status} ${STATUS_CODES[status]}\n`;
-  response.setHeader("Content-Type", "text/plain");
-  response.setHeader("Content-Length", text.length);
-  response.writeHead(status).end(text);
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0;
 }

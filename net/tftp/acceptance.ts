@@ -25,9 +25,11 @@ export async function prepareAcceptance({ request, view, limits }: Asked): Promi
   if (!isNetascii && (announcedBytes ?? 0) > uploads.maxBytes) {
     return { refused: [errorCode.diskFull, tooLarge(uploads.maxBytes)] };
   }
-  const upload = await Upload.begin(uploads.folder, request.filename);
+  const upload = await Upload.begin(uploads, request.filename);
   if ("refused" in upload) {
-    return { refused: upload.refused === "exists" ? fileExists : refusals[upload.refused] };
+    if (upload.refused === "exists") return { refused: fileExists };
+    if (upload.refused === "full") return { refused: [errorCode.diskFull, "Too many uploads"] };
+    return { refused: refusals[upload.refused] };
   }
   return {
     terms,

@@ -9,6 +9,8 @@ import {
   hostConfig,
   portConfig,
   storageChild,
+  uploadsConfig,
+  uploadsOf,
   viewOfDriver,
 } from "../boot-server.ts";
 import { tftp } from "./interface.ts";
@@ -17,7 +19,7 @@ import type { TftpView } from "./view.ts";
 
 export default defineDriver({
   types: ["jumpstarter_driver_tftp.driver.Tftp", "jumpstarter_driver_tftp.driver.TftpServer"],
-  summary: "Serves boot files over TFTP, read-only.",
+  summary: "Serves boot files over TFTP; takes new ones where `uploads` allows it.",
   implements: tftp,
   config: z.strictObject({
     root_dir: z.string().min(1).default("/var/lib/tftpboot").describe("folder that is served; made if missing"),
@@ -25,6 +27,7 @@ export default defineDriver({
     port: portConfig(69),
     remove_created_on_close: z.boolean().default(true).describe("delete what clients put there when the session ends"),
     advertise: advertiseConfig,
+    uploads: uploadsConfig,
     boards: boardsConfig,
     global_root_dir: globalRootConfig,
     window_limit: z.coerce
@@ -44,6 +47,7 @@ export default defineDriver({
     await mkdir(config.root_dir, { recursive: true });
     const view: TftpView = {
       ...viewOfDriver(context),
+      uploads: await uploadsOf(config),
       limits: {
         windowSize: config.window_limit,
         transfers: config.max_transfers,

@@ -35,7 +35,7 @@ export class OctetPayload implements Payload {
       left.push(bytes === target.length ? target : target.subarray(0, bytes));
       wanted += bytes;
     }
-    for (let filled = 0; filled < wanted; ) {
+    for (let filled = 0; filled < wanted;) {
       const { bytesRead } = await this.#file.readv(left, this.#position);
       if (bytesRead === 0) throw new AgentError("E_IO", "the file became shorter while it was sent");
       filled += bytesRead;
@@ -76,7 +76,7 @@ export class NetasciiPayload implements Payload {
   async fill(targets: readonly Buffer[]): Promise<number> {
     let filled = 0;
     for (const target of targets) {
-      for (let at = 0; at < target.length; ) {
+      for (let at = 0; at < target.length;) {
         if (this.#translated.length === 0) {
           const bytes = await this.#octets.fill([this.#buffer]);
           if (bytes === 0) return filled;

@@ -140,4 +140,3 @@ export async function bindUdp(socket: Socket, address: string, port: number): Pr
   socket.bind({ address, port, exclusive: true });
   await listening;
 }
-

@@ -103,7 +103,7 @@ test("transfers that end in any way leave no socket, file or timer behind", asyn
 test("slow HTTP clients are cut after the headers' time, and a healthy one is served meanwhile", async (t) => {
   const root = await folderWith(t, { file: "content" });
   const limits = { connections: 60, connectionsPerPeer: 50 };
-  const server = await startHttp(t, root, { limits, timeouts: { headersMs: 1_500, requestMs: 3_000 } });
+  const server = await startHttp(t, root, { limits, headersMs: 1_500, requestMs: 3_000 });
   const slow: Socket[] = [];
   t.after(() => slow.forEach((socket) => socket.destroy()));
   for (let index = 0; index < 100; index += 1) {

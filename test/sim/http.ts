@@ -1,12 +1,15 @@
 import type { TestContext } from "node:test";
 import { LogBus } from "../../agent/driver/log.ts";
-import { HttpServer, type HttpLimits, type HttpTimeouts } from "../../net/http/server.ts";
+import { HttpServer, type HttpServerOptions } from "../../net/http/server.ts";
+import type { RunningTransfer } from "../../net/transfers.ts";
+import type { HttpView } from "../../net/http/view.ts";
 
 /** An HTTP server that shows one view. */
 export interface ServedHttp {
   readonly port: number;
   /** Open connections. */
   readonly connections: number;
+  running(): RunningTransfer[];
   stop(): void;
 }
 
@@ -18,20 +21,17 @@ export async function startHttp(
     hosts = ["127.0.0.1"],
     port = 0,
     limits = {},
-    timeouts,
-  }: {
-    hosts?: readonly string[];
-    port?: number;
-    limits?: Partial<HttpLimits>;
-    timeouts?: HttpTimeouts;
-  } = {},
+    uploads,
+    ...options
+  }: { hosts?: readonly string[]; port?: number } & Pick<HttpView, "limits" | "uploads"> & HttpServerOptions = {},
 ): Promise<ServedHttp> {
   const log = new LogBus().logger({ source: "driver", logger: "http" });
-  const server = new HttpServer(port, timeouts);
-  const served = await server.serve({ name: "test", roots: [root], boards: [], log, limits }, hosts);
+  const server = new HttpServer(port, options);
+  const served = await server.serve({ name: "test", roots: [root], boards: [], log, limits, uploads }, hosts);
   t.after(() => served.stop());
   return {
     ...served,
+    running: () => server.running(),
     get connections() {
       return server.connections;
     },

@@ -72,6 +72,18 @@ export const servedNames = [
   "link-out-and-in",
 ];
 
+/** `../outside/secret` in every spelling that some server or file system has taken for it. */
+function spellings(): string[] {
+  const ups = ["..", "%2e%2e", ".%2e", "%2E.", "%252e%252e", "%u002e%u002e", "%c0%ae%c0%ae", "..;", "..%00", "...."];
+  const separators = ["/", "//", "/./", "\\", "%2f", "%5c", "%255c", "%c1%9c", "\u2044"];
+  return ups.flatMap((up) =>
+    separators.flatMap((separator) => [
+      [up, "outside", "secret"].join(separator),
+      ["sub", up, up, "outside", "secret"].join(separator),
+    ]),
+  );
+}
+
 /** Names that must be refused, one way or another, and without the secret. */
 export function refusedNames(base: string): string[] {
   const up = ["..", "../", "../..", "/..", "./..", "sub/..", "sub/../..", "sub/deep/../../.."];
@@ -83,6 +95,7 @@ export function refusedNames(base: string): string[] {
   return [
     ...up,
     ...climbs,
+    ...spellings(),
     // `..` is refused even where it would stay inside.
     "sub/../file",
     "../root/file",

@@ -99,7 +99,11 @@ test("ranges", async (t) => {
     ["bytes=9-5", 200, 0, size - 1],
     ["bytes=-", 200, 0, size - 1],
     ["bytes=a-b", 200, 0, size - 1],
-    ["bytes=0-1,5-6", 200, 0, size - 1],
+    ["bytes=0-1,2-6", 206, 0, 6],
+    ["bytes=5-9,0-7,", 206, 0, 9],
+    ["bytes=0-1,2000000-", 206, 0, 1],
+    ["bytes=2000000-,3000000-", 416, 0, 0],
+    [`bytes=${"0-0,".repeat(33)}`, 200, 0, size - 1],
     ["lines=0-1", 200, 0, size - 1],
   ] as const) {
     const answer = await ask(port, "/file", { Range: range });
@@ -110,6 +114,42 @@ test("ranges", async (t) => {
   }
   assert.equal((await ask(port, "/empty", { Range: "bytes=0-0" })).status, 416);
   assert.equal((await ask(port, "/file", { Range: "bytes=0-0" }, "HEAD")).status, 200);
+});
+
+test("several ranges come as the parts of one body, in the order that was asked for", async (t) => {
+  const root = await folderWith(t, { file: content });
+  const { port } = await startHttp(t, root);
+  const size = content.length;
+  const { status, headers, body } = await ask(port, "/file", { Range: "bytes=100-199, 0-0, -3, 700000-1399999" });
+  assert.equal(status, 206);
+  assert.equal(headers["content-length"], String(body.length));
+  assert.equal(headers["content-range"], undefined);
+  const boundary = /^multipart\/byteranges; boundary=(\S+)$/.exec(headers["content-type"] ?? "")?.[1] ?? "";
+  const parts: [range: string, bytes: Buffer][] = [];
+  let rest = body;
+  for (;;) {
+    const start = Buffer.from(`\r\n--${boundary}`);
+    assert.ok(rest.subarray(0, start.length).equals(start));
+    rest = rest.subarray(start.length);
+    if (rest.toString() === "--\r\n") break;
+    const end = rest.indexOf("\r\n\r\n");
+    const [, range = "", first, last] =
+      /Content-Range: bytes ((\d+)-(\d+)\/\d+)/.exec(rest.subarray(0, end).toString()) ?? [];
+    const length = Number(last) - Number(first) + 1;
+    parts.push([range, rest.subarray(end + 4, end + 4 + length)]);
+    rest = rest.subarray(end + 4 + length);
+  }
+  assert.deepEqual(
+    parts.map(([range]) => range),
+    [`100-199/${size}`, `0-0/${size}`, `${size - 3}-${size - 1}/${size}`, `700000-1399999/${size}`],
+  );
+  const wanted = [
+    content.subarray(100, 200),
+    content.subarray(0, 1),
+    content.subarray(-3),
+    content.subarray(700_000, 1_400_000),
+  ];
+  assert.ok(Buffer.concat(parts.map(([, bytes]) => bytes)).equals(Buffer.concat(wanted)));
 });
 
 test("conditions: what has not changed is not sent, and a range of something else is the whole", async (t) => {

@@ -1,0 +1,178 @@
+import { mkdir, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { startBootService, type BootDhcp } from "../../net/boot-service.ts";
+import { architectures, type Architecture } from "../../net/dhcp/boot-choice.ts";
+import { AgentError, isSystemError } from "../driver/errors.ts";
+import { LogBus } from "../driver/log.ts";
+import { defineCommand, type Given, type Options } from "./command.ts";
+import { levelOf, startProcessLog } from "./process-log.ts";
+import { listenForStop } from "./signals.ts";
+import { TransferScreen } from "./transfer-screen.ts";
+
+const group = "DHCP";
+
+const options = {
+  root: { type: "string", value: "DIR", help: "folder that boards may read" },
+  interface: { type: "string", value: "IF", help: "network interface of the boards; only it is listened on" },
+  host: { type: "string", value: "ADDRESS", multiple: true, help: "listen on these (those of IF, or all)" },
+  "tftp-port": { type: "string", value: "PORT", help: "(69)" },
+  "http-port": { type: "string", value: "PORT", help: "or `none` (8080)" },
+  "window-limit": { type: "string", value: "N", help: "largest TFTP window; U-Boot's virtio-net hangs at 32 (16)" },
+  uploads: { type: "string", value: "DIR", help: "boards may put new files here: TFTP put, HTTP PUT /uploads/NAME" },
+  "upload-limit": { type: "string", value: "MIB", help: "largest upload (64)" },
+  dhcp: { type: "boolean", help: "give addresses; for a network that has no other DHCP server", group },
+  "proxy-dhcp": { type: "boolean", help: "tell PXE and HTTP Boot clients what to boot, beside a DHCP server", group },
+  boot: {
+    type: "string",
+    value: "[ARCH=]FILE",
+    multiple: true,
+    help: "what boards boot, or those of one architecture",
+    group,
+  },
+  ipxe: { type: "string", value: "FILE", help: "script or URL for boards that run iPXE already", group },
+  range: { type: "string", value: "FIRST-LAST", help: "addresses to give (all of the network)", group },
+  router: { type: "string", value: "ADDRESS", help: "default router of the boards (none)", group },
+  dns: { type: "string", value: "ADDRESS", multiple: true, help: "name servers of the boards (none)", group },
+  "lease-file": { type: "string", value: "PATH", help: "where leases are kept (in the state directory)", group },
+} as const satisfies Options;
+
+export const boot = defineCommand({
+  name: "boot",
+  summary: "Serve boot files to boards: TFTP, HTTP and, if asked, DHCP; without exporter or controller.",
+  options,
+  notes: `
+Architectures: ${Object.keys(architectures).join(", ")}.
+UEFI HTTP Boot and iPXE get FILE by its URL on this server. Files outside DIR are never served.
+
+Examples:
+  jmp-agent boot --root /srv/tftp
+  jmp-agent boot --root /srv/tftp --interface eth1 --dhcp --boot u-boot.img
+  jmp-agent boot --root /srv/tftp --interface eth0 --proxy-dhcp --boot bios=undionly.kpxe --boot efi-x64=snponly.efi --ipxe boot.ipxe`,
+
+  async run(given) {
+    const root = await folder(given.root);
+    const stop = listenForStop((exitCode) => process.exit(exitCode));
+    const logs = new LogBus(levelOf(given));
+    // A person who watches gets the list of what is on its way; everything else reads the log.
+    const screen =
+      process.stdout.isTTY && given["log-format"] === undefined ? new TransferScreen(process.stdout) : undefined;
+    const processLog =
+      screen === undefined
+        ? await startProcessLog({ level: given["log-level"], format: given["log-format"] })
+        : undefined;
+    if (screen === undefined) processLog?.follow(logs);
+    else logs.subscribe((record) => screen.line(record));
+    const log = logs.logger({ source: "system", logger: "boot" });
+    try {
+      const service = await startBootService({
+        root,
+        uploads: await uploads(given),
+        interface: given.interface,
+        hosts: given.host ?? [],
+        tftpPort: whole("--tftp-port", given["tftp-port"] ?? "69", 0, 65_535),
+        httpPort:
+          given["http-port"] === "none" ? undefined : whole("--http-port", given["http-port"] ?? "8080", 0, 65_535),
+        windowLimit: whole("--window-limit", given["window-limit"] ?? "16", 1, 65_535),
+        dhcp: await dhcp(given),
+        log,
+      });
+      try {
+        for (const endpoint of service.endpoints) log.info(`serving ${root} at ${endpoint}`);
+        screen?.watch(() => service.running());
+        const { signal, exitCode } = await stop.requested;
+        log.info(`${signal}: stopping`);
+        return exitCode;
+      } finally {
+        screen?.close();
+        await service.stop();
+      }
+    } finally {
+      processLog?.close();
+    }
+  },
+});
+
+type BootWords = Given<typeof options>;
+
+async function folder(path: string | undefined): Promise<string> {
+  if (path === undefined) throw new AgentError("E_USAGE", "--root DIR is needed: the folder that boards may read");
+  const found = await stat(path).catch((error: unknown) => {
+    throw new AgentError("E_USAGE", `--root ${path}: ${isSystemError(error) ? error.code : String(error)}`);
+  });
+  if (!found.isDirectory()) throw new AgentError("E_USAGE", `--root ${path} is no folder`);
+  return path;
+}
+
+async function uploads({ uploads: path, "upload-limit": limit = "64" }: BootWords) {
+  if (path === undefined) return undefined;
+  await mkdir(path, { recursive: true });
+  return { folder: path, maxBytes: whole("--upload-limit", limit, 1, 1 << 20) * 1024 * 1024 };
+}
+
+async function dhcp(given: BootWords): Promise<BootDhcp | undefined> {
+  const proxy = given["proxy-dhcp"] === true;
+  if (given.dhcp !== true && !proxy) {
+    const idle = (["boot", "ipxe", "range", "router", "dns", "lease-file"] as const).find(
+      (name) => given[name] !== undefined,
+    );
+    if (idle !== undefined) throw new AgentError("E_USAGE", `--${idle} means nothing without --dhcp or --proxy-dhcp`);
+    return undefined;
+  }
+  if (given.dhcp === true && proxy) throw new AgentError("E_USAGE", "--dhcp or --proxy-dhcp, not both");
+  if (given.interface === undefined) {
+    throw new AgentError("E_USAGE", "DHCP is served on one interface: name it with --interface IF");
+  }
+  const boot = bootFiles(given);
+  if (proxy && Object.keys(boot).length === 0)
+    throw new AgentError("E_USAGE", "--proxy-dhcp needs a --boot FILE to tell");
+  const [first, last, ...rest] = given.range?.split("-") ?? [];
+  if (given.range !== undefined && (first === undefined || last === undefined || rest.length > 0)) {
+    throw new AgentError("E_USAGE", "--range must be FIRST-LAST, such as 10.0.0.100-10.0.0.200");
+  }
+  return {
+    mode: proxy ? "proxy" : "server",
+    boot,
+    ...(first === undefined || last === undefined ? {} : { pool: { first, last } }),
+    ...(given.router === undefined ? {} : { router: given.router }),
+    dns: [...(given.dns ?? [])],
+    ...(proxy ? {} : { leaseFile: await leaseFile(given["lease-file"], given.interface) }),
+  };
+}
+
+function bootFiles({ boot = [], ipxe }: BootWords): BootDhcp["boot"] {
+  const files: { file?: string; architectures: Partial<Record<Architecture, string>>; ipxe?: string } = {
+    architectures: {},
+  };
+  for (const word of boot) {
+    const [, name, file] = /^([a-z0-9-]+)=(.+)$/.exec(word) ?? [];
+    if (name === undefined || file === undefined) {
+      if (files.file !== undefined)
+        throw new AgentError("E_USAGE", `two files for every board: ${files.file} and ${word}`);
+      files.file = word;
+    } else if (Object.hasOwn(architectures, name)) {
+      files.architectures[name as Architecture] = file;
+    } else {
+      throw new AgentError("E_USAGE", `--boot ${word}: there is no architecture ${name}`, {
+        hint: `one of ${Object.keys(architectures).join(", ")}`,
+      });
+    }
+  }
+  if (ipxe !== undefined) files.ipxe = ipxe;
+  return Object.keys(files.architectures).length > 0 || files.file !== undefined || ipxe !== undefined ? files : {};
+}
+
+/** systemd's state directory, else the one that root or this user has. */
+async function leaseFile(given: string | undefined, device: string): Promise<string> {
+  const { STATE_DIRECTORY, XDG_STATE_HOME = join(homedir(), ".local", "state") } = process.env;
+  const own = process.geteuid?.() === 0 ? "/var/lib" : XDG_STATE_HOME;
+  const path = given ?? join(STATE_DIRECTORY ?? join(own, "jumpstarter-agent"), `dhcp-${device}.json`);
+  await mkdir(dirname(path), { recursive: true });
+  return path;
+}
+
+function whole(option: string, text: string, least: number, most: number): number {
+  const value = /^\d{1,10}$/.test(text) ? Number(text) : NaN;
+  if (value >= least && value <= most) return value;
+  throw new AgentError("E_USAGE", `${option} must be a whole number from ${least} to ${most}`);
+}
