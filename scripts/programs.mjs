@@ -3,6 +3,8 @@ import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 
+const libraries = `/usr/lib/${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu`;
+
 /** program or file -> Debian package */
 const packages = {
   "qemu-system-aarch64": "qemu-system-arm",
@@ -19,6 +21,9 @@ const packages = {
   socat: "socat",
   ip: "iproute2",
   nft: "nftables",
+  dnsmasq: "dnsmasq-base",
+  // What tftpd-hpa and atftpd are linked with, which are themselves unpacked only.
+  [`${libraries}/libwrap.so.0`]: "libwrap0",
   busybox: "busybox",
   cpio: "cpio",
   openssl: "openssl",
