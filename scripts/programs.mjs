@@ -21,6 +21,7 @@ const packages = {
   socat: "socat",
   ip: "iproute2",
   nft: "nftables",
+  ethtool: "ethtool",
   dnsmasq: "dnsmasq-base",
   // What tftpd-hpa and atftpd are linked with, which are themselves unpacked only.
   [`${libraries}/libwrap.so.0`]: "libwrap0",

@@ -1,16 +1,27 @@
 // Measures the agent and the Python exporter side by side: alternating rounds, medians, ratios.
 // usage: npm run bench [-- --quick] [--rounds N] [MEASURE ...]     prints a Markdown table
+// The measure `tftp` is one of its own, beside other TFTP servers:
+//   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { sides, type Side } from "./exporters.ts";
-import { calls, flash, fullSize, quickSize, start, streams, tftp, type Measure } from "./measures.ts";
+import { calls, flash, fullSize, quickSize, start, streams, type Measure } from "./measures.ts";
 import { rack } from "./rack.ts";
+import { figure, median } from "./statistics.ts";
+import { fullTftpBench, quickTftpBench, tftpBench, tftpPlaces } from "./tftp/bench.ts";
 
-const measures: Record<string, Measure> = { start, calls, streams, flash, tftp, rack };
+const measures: Record<string, Measure> = { start, calls, streams, flash, rack };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { quick: { type: "boolean", default: false }, rounds: { type: "string" } },
+  options: {
+    quick: { type: "boolean", default: false },
+    rounds: { type: "string" },
+    on: { type: "string" },
+    blksize: { type: "string" },
+    windowsize: { type: "string" },
+    clients: { type: "string" },
+  },
 });
 // Both exporters and the clients keep images in temporary files: in memory, so that no disk is measured.
 if (existsSync("/dev/shm")) process.env["TMPDIR"] ??= "/dev/shm";
@@ -18,9 +29,10 @@ if (existsSync("/dev/shm")) process.env["TMPDIR"] ??= "/dev/shm";
 const size = values.quick ? quickSize : fullSize;
 const rounds = Number(values.rounds ?? (values.quick ? 1 : 5));
 
-console.log("| what | agent | Python exporter | agent : Python |\n| --- | ---: | ---: | ---: |");
-for (const [name, measure] of Object.entries(measures)) {
-  if (positionals.length > 0 && !positionals.includes(name)) continue;
+const isWanted = (measure: string) => positionals.length === 0 || positionals.includes(measure);
+const chosen = Object.entries(measures).filter(([name]) => isWanted(name));
+if (chosen.length > 0) console.log("| what | agent | Python exporter | agent : Python |\n| --- | ---: | ---: | ---: |");
+for (const [, measure] of chosen) {
   const samples: Record<Side, Map<string, number[]>> = { agent: new Map(), python: new Map() };
   for (let round = 0; round < rounds; round += 1) {
     // Alternating, and each side first in turn, so that a drift of the machine hits both.
@@ -36,14 +48,16 @@ for (const [name, measure] of Object.entries(measures)) {
   }
 }
 
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = Math.floor(sorted.length / 2);
-  return sorted.length % 2 === 1
-    ? (sorted[middle] ?? Number.NaN)
-    : ((sorted[middle - 1] ?? Number.NaN) + (sorted[middle] ?? Number.NaN)) / 2;
-}
-
-function figure(value: number): string {
-  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+if (isWanted("tftp")) {
+  const all = values.quick ? quickTftpBench : fullTftpBench;
+  const numbers = (words: string | undefined) => words?.split(",").map(Number);
+  const on = values.on?.split(",");
+  await tftpBench({
+    ...all,
+    rounds: Number(values.rounds ?? all.rounds),
+    on: on === undefined ? all.on : tftpPlaces.filter((place) => on.includes(place)),
+    blksize: numbers(values.blksize) ?? all.blksize,
+    windowsize: numbers(values.windowsize) ?? all.windowsize,
+    clients: numbers(values.clients) ?? all.clients,
+  });
 }

@@ -26,7 +26,6 @@ export interface Size {
   readonly smallFrameMiB: number;
   readonly flashMiB: number;
   readonly calls: number;
-  readonly tftpMiB: number;
   readonly rackExporters: number;
 }
 
@@ -35,7 +34,6 @@ export const fullSize: Size = {
   smallFrameMiB: 64,
   flashMiB: 512,
   calls: 6000,
-  tftpMiB: 16,
   rackExporters: 32,
 };
 export const quickSize: Size = {
@@ -43,7 +41,6 @@ export const quickSize: Size = {
   smallFrameMiB: 4,
   flashMiB: 32,
   calls: 500,
-  tftpMiB: 1,
   rackExporters: 4,
 };
 
@@ -337,43 +334,3 @@ export const flash: Measure = (side, size) =>
       return samples;
     }),
   );
-
-/** TFTP with curl, which knows blksize but no windows. */
-export const tftp: Measure = (side, size) =>
-  withDirectory(async (directory) => {
-    const port = await freePort();
-    const config = { root_dir: directory, host: "127.0.0.1", port };
-    const exported = { tftp: { type: "jumpstarter_driver_tftp.driver.Tftp", config } };
-    return withExporter(side, exported, async (exporter) => {
-      writeFileSync(join(directory, "file"), Buffer.alloc(size.tftpMiB * MiB, 0x42));
-      const client = { JUMPSTARTER_HOST: `127.0.0.1:${exporter.port}`, JMP_GRPC_INSECURE: "1" };
-      const j = (word: string) =>
-        run(clientProgram(peerVersion, "python"), ["test/bench/flash.py", directory, "tftp", word], {
-          env: { ...client, JMP_DRIVERS_ALLOW: "UNSAFE" },
-        });
-      const began = await j("start");
-      if (began.code !== 0) throw new Error(began.stderr);
-      const samples: Sample[] = [];
-      for (const blockBytes of [512, 1468]) {
-        const before = exporter.cpuSeconds();
-        const url = `tftp://127.0.0.1:${port}/file`;
-        const words = [
-          "-sS",
-          "--tftp-blksize",
-          String(blockBytes),
-          "-o",
-          "/dev/null",
-          "-w",
-          "%{speed_download} %{size_download}",
-          url,
-        ];
-        const done = await run("curl", words);
-        const [bytesPerSecond, bytes] = done.stdout.split(" ").map(Number);
-        if (bytes !== size.tftpMiB * MiB) throw new Error(`curl: ${done.stdout} ${done.stderr}`);
-        samples.push({ name: `TFTP, ${blockBytes} B blocks, MB/s`, value: Number(bytesPerSecond) / 1e6 });
-        const cpu = exporter.cpuSeconds() - before;
-        samples.push({ name: `CPU per 16 MiB, TFTP ${blockBytes} B, s`, value: (cpu / size.tftpMiB) * 16 });
-      }
-      return samples;
-    });
-  });

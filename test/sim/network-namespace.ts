@@ -47,8 +47,11 @@ const lossRules = (percent: number) => `table netdev loss {
   }
 }`;
 
+/** Programs end with the test runner, even when that is killed. */
+const untilWeDie = ["--pdeathsig", "KILL"];
+
 /** Needs root. */
-export async function startNetwork(t: TestContext, options: NetworkOptions): Promise<NetworkNamespace> {
+export async function startNetwork(t: Pick<TestContext, "after">, options: NetworkOptions): Promise<NetworkNamespace> {
   const { kind, lossPercent = 0 } = options;
   const setUp = [...addresses[kind]];
   if (lossPercent > 0) setUp.push(`nft -f - <<'RULES'\n${lossRules(lossPercent)}\nRULES`);
@@ -56,10 +59,12 @@ export async function startNetwork(t: TestContext, options: NetworkOptions): Pro
 }
 
 /** @param setUp lines of shell that run in there first. Needs root. */
-export async function newNamespace(t: TestContext, setUp: readonly string[] = []): Promise<NetworkNamespace> {
+export async function newNamespace(
+  t: Pick<TestContext, "after">,
+  setUp: readonly string[] = [],
+): Promise<NetworkNamespace> {
   const script = ["set -e", "ip link set lo up", ...setUp, "echo ready", "exec sleep infinity"].join("\n");
-  // It ends with the test runner, even when that is killed.
-  const holder = spawn("setpriv", ["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", script], {
+  const holder = spawn("setpriv", [...untilWeDie, "unshare", "--net", "sh", "-c", script], {
     stdio: ["ignore", "pipe", "pipe"],
   });
   const children: ChildProcess[] = [];
@@ -76,7 +81,8 @@ export async function newNamespace(t: TestContext, setUp: readonly string[] = []
     }),
   ]);
   const start = (command: string, args: readonly string[], spawnOptions: SpawnOptions = {}) => {
-    const child = spawn("nsenter", ["--target", `${holder.pid}`, "--net", command, ...args], spawnOptions);
+    const words = [...untilWeDie, "nsenter", "--target", `${holder.pid}`, "--net", command, ...args];
+    const child = spawn("setpriv", words, spawnOptions);
     children.push(child);
     return child;
   };
