@@ -10,43 +10,35 @@ export function hostPort(host: string, port: number): string {
   return isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
+/** True for what stands for addresses that come and go: `0.0.0.0`, `::`, and `%IF` for those of one interface. */
 export function isWildcard(host: string): boolean {
-  return host === "0.0.0.0" || host === "::";
+  return host === "0.0.0.0" || host === "::" || host.startsWith("%");
 }
 
 /**
  * Numeric addresses for `hosts`, each once: names are resolved, and a wildcard becomes every address that the host has
- * now (`0.0.0.0` the IPv4 ones, `::` all).
+ * now (`0.0.0.0` the IPv4 ones, `::` all, `%IF` all of that interface).
  */
 export async function boundAddresses(hosts: readonly string[]): Promise<{ addresses: string[]; wildcard: boolean }> {
   const addresses = new Set<string>();
   for (const host of hosts) {
-    if (isWildcard(host)) for (const address of localAddresses(host === "::")) addresses.add(address);
+    if (isWildcard(host)) for (const address of localAddresses(host)) addresses.add(address);
     else addresses.add(isIP(host.replace(/%.*$/, "")) > 0 ? host : (await lookup(host)).address);
   }
   return { addresses: [...addresses], wildcard: hosts.some(isWildcard) };
 }
 
-function localAddresses(withIPv6: boolean): string[] {
+function localAddresses(wildcard: string): string[] {
+  const device = wildcard.startsWith("%") ? wildcard.slice(1) : undefined;
   const found: string[] = [];
   for (const [name, entries] of Object.entries(networkInterfaces())) {
+    if (device !== undefined && name !== device) continue;
     for (const { address, family, scopeid } of entries ?? []) {
       if (family === "IPv4") found.push(address);
-      else if (withIPv6) found.push(scopeid ? `${address}%${name}` : address);
+      else if (wildcard !== "0.0.0.0") found.push(scopeid ? `${address}%${name}` : address);
     }
   }
   return found;
-}
-
-/** Every address of this interface. @throws AgentError E_IO where there is none */
-export function interfaceAddresses(device: string): string[] {
-  const found = (networkInterfaces()[device] ?? []).map(({ address, family, scopeid }) =>
-    family === "IPv6" && scopeid ? `${address}%${device}` : address,
-  );
-  if (found.length > 0) return found;
-  throw new AgentError("E_IO", `the interface ${device} has no address`, {
-    hint: "`ip address show` lists interfaces; one that is down, or has no address yet, cannot serve",
-  });
 }
 
 /** Any address far away: nothing is sent, the routing table answers. AS112, as the Python exporter asks. */

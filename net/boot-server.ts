@@ -4,7 +4,7 @@ import type { Entry } from "../agent/driver/entry.ts";
 import { AgentError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
 import type { OpenContext } from "../agent/driver/driver.ts";
-import { hostPort, isWildcard, ownAddress } from "./addresses.ts";
+import { boundAddresses, hostPort, isWildcard, ownAddress } from "./addresses.ts";
 import type { Uploads } from "./uploads.ts";
 import { parseBoard, type View } from "./views.ts";
 
@@ -14,7 +14,9 @@ export const hostConfig = z
   .union([z.string(), z.array(z.string()).min(1)])
   .nullish()
   .transform((host) => (typeof host === "string" ? [host] : (host ?? [])).filter((one) => one !== ""))
-  .describe("address, or list of addresses, to listen on and to tell to boards; empty: the host's own address");
+  .describe(
+    "address, or list of addresses, to listen on and to tell to boards; %IF: those of an interface; empty: the host's own address",
+  );
 
 export const advertiseConfig = z
   .string()
@@ -197,6 +199,7 @@ export class BootServer {
     if (advertise) return advertise;
     const [first] = hosts;
     if (first !== undefined && !isWildcard(first)) return first;
+    if (first?.startsWith("%")) return (await boundAddresses([first])).addresses[0] ?? "0.0.0.0";
     return (await this.#ownAddress()) ?? first ?? "0.0.0.0";
   }
 

@@ -1,6 +1,6 @@
 import { AgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
-import { hostPort, interfaceAddresses } from "./addresses.ts";
+import { hostPort } from "./addresses.ts";
 import { architectures, type Architecture, type BootRules } from "./dhcp/boot-choice.ts";
 import type { DhcpConfigInput } from "./dhcp/config.ts";
 import type { Lease } from "./dhcp/leases.ts";
@@ -45,7 +45,7 @@ export interface BootService {
 /** @throws AgentError of whichever server cannot start; none is left running then. */
 export async function startBootService(options: BootServiceOptions): Promise<BootService> {
   const { root, uploads, log, interface: device } = options;
-  const hosts = options.hosts.length > 0 ? options.hosts : device === undefined ? ["::"] : interfaceAddresses(device);
+  const hosts = options.hosts.length > 0 ? options.hosts : [device === undefined ? "::" : `%${device}`];
   const view = { name: "boot", roots: [root], boards: [], uploads, log } satisfies View & {
     uploads: Uploads | undefined;
   };

@@ -79,7 +79,11 @@ export class SharedPort<V extends View> {
     this.#claims.add(claim);
     try {
       for (const address of addresses) await this.#bind(claim, address);
-      if (claim.addresses.size === 0) throw new AgentError("E_IO", "no local address to listen on");
+      if (claim.addresses.size === 0) {
+        throw new AgentError("E_IO", `no address to listen on: ${hosts.join(", ")}`, {
+          hint: "`ip address` shows what this host has; an interface that is down has none",
+        });
+      }
     } catch (error) {
       this.#leave(claim);
       throw error;

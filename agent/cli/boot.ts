@@ -1,8 +1,9 @@
 import { mkdir, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { startBootService, type BootDhcp } from "../../net/boot-service.ts";
+import { startBootService, type BootDhcp, type BootServiceOptions } from "../../net/boot-service.ts";
 import { architectures, type Architecture } from "../../net/dhcp/boot-choice.ts";
+import type { RunningTransfer } from "../../net/transfers.ts";
 import { AgentError, isSystemError } from "../driver/errors.ts";
 import { LogBus } from "../driver/log.ts";
 import { defineCommand, type Given, type Options } from "./command.ts";
@@ -51,49 +52,56 @@ Examples:
   jmp-agent boot --root /srv/tftp --interface eth0 --proxy-dhcp --boot bios=undionly.kpxe --boot efi-x64=snponly.efi --ipxe boot.ipxe`,
 
   async run(given) {
-    const root = await folder(given.root);
+    const wanted = await readWords(given);
     const stop = listenForStop((exitCode) => process.exit(exitCode));
-    const logs = new LogBus(levelOf(given));
-    // A person who watches gets the list of what is on its way; everything else reads the log.
-    const screen =
-      process.stdout.isTTY && given["log-format"] === undefined ? new TransferScreen(process.stdout) : undefined;
-    const processLog =
-      screen === undefined
-        ? await startProcessLog({ level: given["log-level"], format: given["log-format"] })
-        : undefined;
-    if (screen === undefined) processLog?.follow(logs);
-    else logs.subscribe((record) => screen.line(record));
-    const log = logs.logger({ source: "system", logger: "boot" });
+    const output = await openOutput(given);
+    const log = output.logs.logger({ source: "system", logger: "boot" });
     try {
-      const service = await startBootService({
-        root,
-        uploads: await uploads(given),
-        interface: given.interface,
-        hosts: given.host ?? [],
-        tftpPort: whole("--tftp-port", given["tftp-port"] ?? "69", 0, 65_535),
-        httpPort:
-          given["http-port"] === "none" ? undefined : whole("--http-port", given["http-port"] ?? "8080", 0, 65_535),
-        windowLimit: whole("--window-limit", given["window-limit"] ?? "16", 1, 65_535),
-        dhcp: await dhcp(given),
-        log,
-      });
+      const service = await startBootService({ ...wanted, log });
       try {
-        for (const endpoint of service.endpoints) log.info(`serving ${root} at ${endpoint}`);
-        screen?.watch(() => service.running());
+        for (const endpoint of service.endpoints) log.info(`serving ${wanted.root} at ${endpoint}`);
+        output.watch(() => service.running());
         const { signal, exitCode } = await stop.requested;
         log.info(`${signal}: stopping`);
         return exitCode;
       } finally {
-        screen?.close();
         await service.stop();
       }
     } finally {
-      processLog?.close();
+      output.close();
     }
   },
 });
 
+/** A person who watches gets the list of what is on its way; everything else reads the log. */
+async function openOutput(given: { readonly "log-level"?: string; readonly "log-format"?: string }) {
+  const logs = new LogBus(levelOf(given));
+  if (process.stdout.isTTY && given["log-format"] === undefined) {
+    const screen = new TransferScreen(process.stdout);
+    logs.subscribe((record) => screen.line(record));
+    return { logs, watch: (running: () => RunningTransfer[]) => screen.watch(running), close: () => screen.close() };
+  }
+  const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
+  processLog.follow(logs);
+  return { logs, watch: () => {}, close: () => processLog.close() };
+}
+
 type BootWords = Given<typeof options>;
+
+/** @throws AgentError E_USAGE */
+async function readWords(given: BootWords): Promise<Omit<BootServiceOptions, "log">> {
+  const httpPort = given["http-port"] ?? "8080";
+  return {
+    root: await folder(given.root),
+    interface: given.interface,
+    hosts: given.host ?? [],
+    tftpPort: whole("--tftp-port", given["tftp-port"] ?? "69", 0, 65_535),
+    httpPort: httpPort === "none" ? undefined : whole("--http-port", httpPort, 0, 65_535),
+    windowLimit: whole("--window-limit", given["window-limit"] ?? "16", 1, 65_535),
+    dhcp: await dhcp(given),
+    uploads: await uploads(given),
+  };
+}
 
 async function folder(path: string | undefined): Promise<string> {
   if (path === undefined) throw new AgentError("E_USAGE", "--root DIR is needed: the folder that boards may read");

@@ -1,11 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
-import { connect } from "node:net";
 import { test } from "node:test";
 import fc from "fast-check";
-import { select } from "../../net/http/protocol.ts";
-import { startHttp } from "../sim/http.ts";
 import { negotiate } from "../../net/tftp/options.ts";
 import {
   buildAck,
