@@ -12,9 +12,10 @@ import {
   type OptionList,
   type Packet,
 } from "../../net/tftp/protocol.ts";
-import { bindUdp, createUdpSocket } from "../../net/tftp/socket.ts";
+import { bindUdp, createUdpSocket, type TransferSockets } from "../../net/tftp/socket.ts";
 import { TftpServer } from "../../net/tftp/server.ts";
 import type { TftpLimits } from "../../net/tftp/view.ts";
+import type { Uploads } from "../../net/uploads.ts";
 
 /** A folder with these files, gone after the test. */
 export async function folderWith(t: TestContext, files: Record<string, string | Buffer> = {}): Promise<string> {
@@ -41,11 +42,19 @@ export async function startTftp(
     hosts = ["127.0.0.1"],
     port = 0,
     limits = {},
-  }: { hosts?: readonly string[]; port?: number; limits?: Partial<TftpLimits> } = {},
+    uploads,
+    sockets,
+  }: {
+    hosts?: readonly string[];
+    port?: number;
+    limits?: Partial<TftpLimits>;
+    uploads?: Uploads;
+    sockets?: TransferSockets;
+  } = {},
 ): Promise<ServedTftp> {
   const log = new LogBus().logger({ source: "driver", logger: "tftp" });
-  const server = new TftpServer(port);
-  const served = await server.serve({ name: "test", roots: [root], boards: [], log, limits }, hosts);
+  const server = new TftpServer(port, sockets);
+  const served = await server.serve({ name: "test", roots: [root], boards: [], log, limits, uploads }, hosts);
   t.after(() => served.stop());
   return {
     ...served,
@@ -102,6 +111,10 @@ export class TftpPeer {
     return this.#socket.address().port;
   }
 
+  get serverPort(): number {
+    return this.#server.port;
+  }
+
   close(): void {
     try {
       this.#socket.close();
@@ -143,7 +156,7 @@ export class TftpPeer {
       });
     }
     const received = this.#inbox.shift();
-    if (received?.packet.op === "data" || received?.packet.op === "oack") this.transferPort = received.port;
+    if (["data", "ack", "oack"].includes(received?.packet.op ?? "")) this.transferPort = received?.port;
     return received;
   }
 
