@@ -110,6 +110,8 @@ class PeerSocket implements TransferSocket {
   }
 
   close(): void {
+    // The descriptor may soon be someone else's.
+    this.#runs = undefined;
     this.#socket.close();
   }
 }

@@ -6,6 +6,7 @@ import type { TestContext } from "node:test";
 import { LogBus } from "../../agent/driver/log.ts";
 import {
   buildAck,
+  buildData,
   buildError,
   buildRequest,
   parsePacket,
@@ -212,8 +213,9 @@ export async function download(t: TestContext, wanted: DownloadOptions): Promise
 async function downloadWith(peer: TftpPeer, wanted: DownloadOptions): Promise<Buffer> {
   const { filename, options = [], repeatMs = 1_000 } = wanted;
   const parts: Uint8Array[] = [];
-  let [blockSize, window, sinceAck, acked] = [512, 1, 0, false];
-  const say = () => (acked ? peer.ack(parts.length) : peer.request(filename, options, wanted.mode));
+  let [blockSize, window, rollover, sinceAck, acked] = [512, 1, 0, 0, false];
+  const number = (block: number) => (block < 65_536 ? block : rollover + ((block - 65_536) % (65_536 - rollover)));
+  const say = () => (acked ? peer.ack(number(parts.length)) : peer.request(filename, options, wanted.mode));
   const acknowledge = () => {
     acked = true;
     sinceAck = 0;
@@ -238,16 +240,17 @@ async function downloadWith(peer: TftpPeer, wanted: DownloadOptions): Promise<Bu
       for (const [name, value] of packet.options) {
         if (name === "blksize") blockSize = Number(value);
         if (name === "windowsize") window = Number(value);
+        if (name === "rollover") rollover = Number(value);
       }
       acknowledge();
     } else if (packet.op === "data") {
-      if (packet.block === ((parts.length + 1) & 0xffff)) {
+      if (packet.block === number(parts.length + 1)) {
         parts.push(packet.data);
         sinceAck += 1;
         const isLast = packet.data.length < blockSize;
         if (isLast || sinceAck >= window) acknowledge();
         if (isLast) break;
-      } else if (packet.block === (parts.length & 0xffff)) {
+      } else if (packet.block === number(parts.length)) {
         // The last one again: its ACK was lost.
         acknowledge();
       } else if (window > 1 && gapReported !== parts.length) {
@@ -257,4 +260,67 @@ async function downloadWith(peer: TftpPeer, wanted: DownloadOptions): Promise<Bu
     }
   }
   return Buffer.concat(parts);
+}
+
+export interface UploadOptions extends DownloadOptions {
+  content: Buffer;
+}
+
+/**
+ * Sends a whole file as RFC 1350 and 7440 tell a client to.
+ * @throws Error with the text of the server's ERROR.
+ */
+export async function upload(t: TestContext, wanted: UploadOptions): Promise<void> {
+  const peer = await TftpPeer.open(t, wanted.port, wanted.address, wanted.from);
+  try {
+    await uploadWith(peer, wanted);
+  } finally {
+    peer.close();
+  }
+}
+
+async function uploadWith(peer: TftpPeer, wanted: UploadOptions): Promise<void> {
+  const { filename, content, options = [], repeatMs = 1_000 } = wanted;
+  let [blockSize, window, rollover, acked, isAgreed] = [512, 1, 0, 0, false];
+  const last = () => Math.floor(content.length / blockSize) + 1;
+  const number = (block: number) => (block < 65_536 ? block : rollover + ((block - 65_536) % (65_536 - rollover)));
+  const say = () => {
+    if (!isAgreed) return peer.raw(buildRequest("wrq", filename, wanted.mode ?? "octet", options));
+    for (let block = acked + 1; block <= Math.min(acked + window, last()); block += 1) {
+      const payload = content.subarray((block - 1) * blockSize, block * blockSize);
+      peer.sendTo(peer.transferPort ?? 0, buildData(number(block), payload));
+    }
+  };
+  say();
+  for (let silences = 0; ;) {
+    const packet = (await peer.next(repeatMs))?.packet;
+    if (packet === undefined) {
+      if ((silences += 1) > 60) throw new Error("the server is silent");
+      say();
+      continue;
+    }
+    silences = 0;
+    if (packet.op === "error") throw new Error(inShort(packet));
+    if (packet.op === "oack" && !isAgreed) {
+      for (const [name, value] of packet.options) {
+        if (name === "blksize") blockSize = Number(value);
+        if (name === "windowsize") window = Number(value);
+        if (name === "rollover") rollover = Number(value);
+      }
+      isAgreed = true;
+      say();
+    } else if (packet.op === "ack" && !isAgreed) {
+      isAgreed = packet.block === 0;
+      if (isAgreed) say();
+    } else if (packet.op === "ack") {
+      let block = acked;
+      while (block <= acked + window && number(block) !== packet.block) block += 1;
+      if (block > acked + window) continue;
+      // The same ACK again tells of a lost first block, in a window; alone it is an echo.
+      if (block === acked && window === 1) continue;
+      acked = block;
+      if (acked === last()) return;
+      say();
+    }
+  }
 }

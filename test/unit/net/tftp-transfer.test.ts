@@ -4,7 +4,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { BlockQueue } from "../../../net/tftp/blocks.ts";
-import { buildAck, buildOack, parsePacket } from "../../../net/tftp/protocol.ts";
+import { blockDistance, blockNumber, buildAck, buildOack, parsePacket } from "../../../net/tftp/protocol.ts";
 import { RoundTrip } from "../../../net/tftp/rtt.ts";
 import type { Outcome } from "../../../net/tftp/outcome.ts";
 import { OctetPayload } from "../../../net/tftp/payload.ts";
@@ -147,4 +147,17 @@ test("the retransmission timeout follows the round trips, between 100 ms and 1 s
   assert.equal(roundTrip.timeoutMs, 1_000);
   roundTrip.heard();
   assert.ok(roundTrip.timeoutMs < 300);
+});
+
+test("block numbers wrap to 0 or to 1, again and again, and are told from the nearest ones", () => {
+  const around = (rollover: 0 | 1) => [65_534, 65_535, 65_536, 65_537, 131_070, 131_071, 131_072].map((block) => blockNumber(block, rollover)); // prettier-ignore
+  assert.deepEqual(around(0), [65_534, 65_535, 0, 1, 65_534, 65_535, 0]);
+  assert.deepEqual(around(1), [65_534, 65_535, 1, 2, 65_535, 1, 2]);
+  for (const rollover of [0, 1] as const) {
+    for (const block of [40_000, 65_530, 65_536, 131_069, 200_000]) {
+      for (const distance of [-32_000, -1, 0, 1, 16, 32_000]) {
+        assert.equal(blockDistance(block, blockNumber(block + distance, rollover), rollover), distance);
+      }
+    }
+  }
 });
