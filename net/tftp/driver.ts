@@ -34,9 +34,17 @@ export default defineDriver({
       .number()
       .int()
       .min(1)
-      .max(1024)
+      .max(32_767)
       .default(16)
       .describe("largest RFC 7440 window; U-Boot's virtio-net hangs at 32 and more"),
+    retransmit_floor_ms: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(60_000)
+      .nullish()
+      .describe("shortest wait for an answer; else 20 ms for single blocks and 100 ms for windows"),
+    retransmit_ceiling_ms: z.coerce.number().int().min(1).max(60_000).default(1_000).describe("longest wait for one"),
     max_transfers: z.coerce.number().int().min(1).max(1024).default(128).describe("transfers at the same time"),
     max_transfers_per_client: z.coerce.number().int().min(1).max(1024).default(64).describe("of these, of one address"),
   }),
@@ -45,10 +53,13 @@ export default defineDriver({
   async open(context) {
     const { config, log } = context;
     await mkdir(config.root_dir, { recursive: true });
+    const floorMs = config.retransmit_floor_ms;
     const view: TftpView = {
       ...viewOfDriver(context),
       uploads: await uploadsOf(config),
       limits: {
+        ...(floorMs ? { retransmitFloorMs: floorMs, retransmitWindowFloorMs: floorMs } : {}),
+        retransmitCeilingMs: config.retransmit_ceiling_ms,
         windowSize: config.window_limit,
         transfers: config.max_transfers,
         transfersPerPeer: config.max_transfers_per_client,

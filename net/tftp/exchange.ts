@@ -98,7 +98,8 @@ export class Exchange {
   end(message?: string): void {
     if (this.#ended) return;
     this.#ended = true;
-    if (message !== undefined) this.#socket?.send(buildError(errorCode.undefined, message));
+    // Whose file has arrived is not told that anything failed.
+    if (message !== undefined && !this.lingering) this.#socket?.send(buildError(errorCode.undefined, message));
     this.#machine?.close();
     this.#socket?.close();
     this.#options.onEnd();

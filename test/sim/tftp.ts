@@ -16,6 +16,7 @@ import {
 import { bindUdp, createUdpSocket, type TransferSockets } from "../../net/tftp/socket.ts";
 import { TftpServer } from "../../net/tftp/server.ts";
 import type { TftpLimits } from "../../net/tftp/view.ts";
+import type { RunningTransfer } from "../../net/transfers.ts";
 import type { Uploads } from "../../net/uploads.ts";
 
 /** A folder with these files, gone after the test. */
@@ -32,6 +33,7 @@ export interface ServedTftp {
   readonly addresses: string[];
   /** Running transfers. */
   readonly transfers: number;
+  running(): RunningTransfer[];
   stop(): void;
 }
 
@@ -59,6 +61,7 @@ export async function startTftp(
   t.after(() => served.stop());
   return {
     ...served,
+    running: () => server.running(),
     get addresses() {
       return server.addresses;
     },
