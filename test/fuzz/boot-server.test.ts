@@ -16,7 +16,7 @@ import { download, folderWith, startTftp, TftpPeer, until } from "../sim/tftp.ts
 
 const word = fc.string({ unit: "grapheme", maxLength: 40 }).filter((text) => !/[\0\p{Surrogate}]/u.test(text));
 const option = fc.tuple(
-  fc.oneof(fc.constantFrom("blksize", "TSIZE", "timeout", "windowsize", "tsize"), word),
+  fc.oneof(fc.constantFrom("blksize", "TSIZE", "timeout", "windowsize", "tsize", "utimeout", "rollover"), word),
   fc.oneof(fc.integer({ min: -5, max: 70_000 }).map(String), word),
 );
 const options: fc.Arbitrary<OptionList> = fc.array(option, { maxLength: 8 });
@@ -61,7 +61,7 @@ test("any bytes are a packet or malformed, and what was built is parsed as it wa
 test("whatever is asked, the terms stay within what the RFCs and the limits allow", () => {
   fc.assert(
     fc.property(options, fc.integer({ min: 1, max: 1024 }), fc.option(fc.nat()), (asked, windowLimit, size) => {
-      const terms = negotiate(asked, { sizeBytes: size ?? undefined, windowLimit });
+      const terms = negotiate(asked, { sizeBytes: size ?? "as-announced", windowLimit });
       if ("refused" in terms) return;
       assert.ok(terms.blockSizeBytes >= 8 && terms.blockSizeBytes <= 65_464);
       assert.ok(terms.windowSize >= 1 && terms.windowSize <= windowLimit);
@@ -75,28 +75,57 @@ test("whatever is asked, the terms stay within what the RFCs and the limits allo
   );
 });
 
-test("a live TFTP server survives any packets, at its port and at its transfers', with documented errors only", async (t) => {
+/** A valid packet with some of its bytes changed, cut off or doubled. */
+const mutated = fc
+  .tuple(packet, fc.array(fc.tuple(fc.nat(700), fc.nat(255)), { maxLength: 4 }), fc.option(fc.nat(700)))
+  .map(([valid, changes, cut]) => {
+    const bytes = Uint8Array.from(valid.subarray(0, cut ?? undefined));
+    for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value;
+    return bytes;
+  });
+
+test("a live TFTP server survives 10,000 mutated packets, while it sends, takes and listens, in flat memory", async (t) => {
   const content = randomBytes(20_000);
   const root = await folderWith(t, { file: content });
-  const server = await startTftp(t, root, { limits: { silenceMs: 300, transfers: 8 } });
-  const documented = new Set([0, 1, 2, 4, 5, 8]);
-  await fc.assert(
-    fc.asyncProperty(fc.array(fc.tuple(packet, fc.boolean()), { minLength: 1, maxLength: 30 }), async (packets) => {
-      const peer = await TftpPeer.open(t, server.port);
-      peer.request("file", [["windowsize", "4"]]);
-      await peer.next();
-      for (const [sent, toTransfer] of packets) {
-        if (toTransfer && peer.transferPort !== undefined) peer.sendTo(peer.transferPort, sent);
-        else peer.raw(sent);
-      }
-      for (let heard = await peer.next(20); heard !== undefined; heard = await peer.next(5)) {
-        if (heard.packet.op === "error") assert.ok(documented.has(heard.packet.code), heard.packet.message);
-        else assert.ok(heard.packet.op === "data" || heard.packet.op === "oack", heard.packet.op);
-      }
-      peer.close();
-    }),
-    { numRuns: 300, interruptAfterTimeLimit: 20_000 },
-  );
+  const uploads = { folder: await folderWith(t), maxBytes: 10_000 };
+  const limits = { silenceMs: 200, transfers: 8, transfersPerPeer: 8 };
+  const server = await startTftp(t, root, { limits, uploads });
+  const documented = new Set([0, 1, 2, 3, 4, 5, 6, 8]);
+  const kinds = ["data", "oack", "ack", "error"];
+  let [packets, names] = [0, 0];
+  /** What a request opens is told noise, and what it opened before is told it as well. */
+  const batch = async (sent: readonly (readonly [Uint8Array, boolean])[], isWrite: boolean) => {
+    const peer = await TftpPeer.open(t, server.port);
+    const options: OptionList = [["windowsize", "4"]];
+    peer.raw(
+      isWrite
+        ? buildRequest("wrq", `new${(names += 1)}`, "octet", options)
+        : buildRequest("rrq", "file", "octet", options),
+    );
+    await peer.next(1_000);
+    for (const [bytes, toTransfer] of sent) {
+      const to = toTransfer ? peer.transferPort : undefined;
+      peer.sendTo(to ?? peer.serverPort, bytes);
+      packets += 1;
+    }
+    for (let heard = await peer.next(5); heard !== undefined; heard = await peer.next(1)) {
+      const { packet } = heard;
+      if (packet.op === "error") assert.ok(documented.has(packet.code), packet.message);
+      else assert.ok(kinds.includes(packet.op), packet.op);
+    }
+    if (peer.transferPort !== undefined) peer.error(0, "enough");
+    peer.close();
+  };
+  const sample = fc.array(fc.tuple(fc.oneof(packet, mutated), fc.boolean()), { minLength: 40, maxLength: 60 });
+  const run = (numRuns: number) =>
+    fc.assert(fc.asyncProperty(sample, fc.boolean(), batch), { numRuns, interruptAfterTimeLimit: 25_000 });
+  await run(30);
+  const before = process.memoryUsage();
+  await run(200);
+  const after = process.memoryUsage();
+  assert.ok(packets >= 10_000, `${packets} packets`);
+  const grown = (kind: "rss" | "external" | "arrayBuffers") => (after[kind] - before[kind]) / (1 << 20);
+  assert.ok(grown("arrayBuffers") < 20 && grown("rss") < 100, `${grown("arrayBuffers")} and ${grown("rss")} MiB more`);
   await until(() => server.transfers === 0);
   assert.ok((await download(t, { port: server.port, filename: "file" })).equals(content));
 });
