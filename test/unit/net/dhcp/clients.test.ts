@@ -4,6 +4,8 @@ import { once } from "node:events";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { until } from "../../../sim/tftp.ts";
 import { scratch } from "../../../sim/agent.ts";
 import { startDhcp, startLan } from "../../../sim/lan.ts";
 import type { NetworkNamespace } from "../../../sim/network-namespace.ts";
@@ -18,15 +20,19 @@ async function said(child: ChildProcess): Promise<string> {
   return text;
 }
 
-/** What busybox udhcpc was told, from the environment of its script. Empty: no lease. */
-async function udhcpc(t: TestContext, machine: NetworkNamespace, ...more: string[]): Promise<Record<string, string>> {
+/** Its script puts the address on the interface, and tells what else the client was told. */
+function udhcpcWords(t: TestContext): string[] {
   const script = join(scratch(t), "script");
   const deconfig = "ip address flush dev eth0";
   const bound = "ip address add $ip/24 dev eth0; env";
   writeFileSync(script, `#!/bin/sh\ncase $1 in deconfig) ${deconfig};; bound) ${bound};; esac\n`);
   chmodSync(script, 0o755);
-  const words = ["udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "2", "-T", "1", "-s", script, ...more];
-  const text = await said(machine.spawn("busybox", words, { env: { PATH: process.env.PATH } }));
+  return ["udhcpc", "-i", "eth0", "-f", "-n", "-t", "2", "-T", "1", "-s", script];
+}
+
+/** What busybox udhcpc was told. Empty: no lease. */
+async function udhcpc(t: TestContext, machine: NetworkNamespace, ...more: string[]): Promise<Record<string, string>> {
+  const text = await said(machine.spawn("busybox", [...udhcpcWords(t), "-q", ...more]));
   return Object.fromEntries([...text.matchAll(/^(\w+)=(.*)$/gm)].map(([, name = "", value = ""]) => [name, value]));
 }
 
@@ -92,7 +98,14 @@ test("udhcpc releases its lease when it goes, and gets the same address again, a
   const other = await lan.plugIn("02:00:00:00:00:0b");
   const leaseFile = join(scratch(t), "state", "leases.json");
   const first = await startDhcp(t, lan.host, { leaseFile });
-  const lease = await udhcpc(t, machine, "-R");
+  const lease = await udhcpc(t, machine);
+  await machine.run("ip", ["address", "flush", "dev", "eth0"]);
+  const going = machine.spawn("busybox", [...udhcpcWords(t), "-R"], { stdio: ["ignore", "ignore", "pipe"] });
+  let progress = "";
+  going.stderr?.on("data", (chunk: Buffer) => (progress += chunk.toString()));
+  await until(() => progress.includes("lease of 10.77.0.2 obtained"));
+  await sleep(100); // its script
+  going.kill("SIGTERM");
   await first.saysSoon(/released 10.77.0.2/);
   assert.equal((await udhcpc(t, other, "-x", "hostname:other")).ip, "10.77.0.3");
   const leases = JSON.parse(await first.ask("leases")) as { state: string; hostName?: string }[];
