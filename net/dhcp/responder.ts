@@ -143,6 +143,9 @@ export class Responder {
     const { message, machine, boot, arrival } = request;
     const { messageType: type, serverIdentifier } = message.options;
     if (boot === undefined || answeredClass(machine) === undefined) return undefined;
+    // PXE clients have one (PXE 2.1 table 2-1). U-Boot as a UEFI calls itself PXEClient without it, and would take an offer that
+    // has no address for the one it was waiting for.
+    if (message.options.clientMachineIdentifier === undefined) return undefined;
     if (arrival.localPort === pxePort) {
       if (type !== messageType.request && type !== messageType.inform) return undefined;
       return this.#reply(request, messageType.ack, noAddress);
