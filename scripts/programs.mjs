@@ -26,7 +26,6 @@ const packages = {
   // What tftpd-hpa and atftpd are linked with, which are themselves unpacked only.
   [`${libraries}/libwrap.so.0`]: "libwrap0",
   busybox: "busybox",
-  dnsmasq: "dnsmasq-base",
   dhclient: "isc-dhcp-client",
   cpio: "cpio",
   openssl: "openssl",

@@ -17,6 +17,9 @@ export interface Lan {
 
 export const lan = { device: "br0", host: "10.77.0.1", netmask: "255.255.255.0" } as const;
 
+/** For tests that start one. */
+export const withLan = { skip: process.getuid?.() !== 0 && "needs root (network namespaces)" };
+
 export async function startLan(t: TestContext): Promise<Lan> {
   const host = await newNamespace(t, [
     `ip link add ${lan.device} type bridge`,

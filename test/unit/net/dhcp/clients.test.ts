@@ -7,7 +7,7 @@ import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { until } from "../../../sim/tftp.ts";
 import { scratch } from "../../../sim/agent.ts";
-import { startDhcp, startLan } from "../../../sim/lan.ts";
+import { startDhcp, startLan, withLan } from "../../../sim/lan.ts";
 import type { NetworkNamespace } from "../../../sim/network-namespace.ts";
 
 const mac = "02:00:00:00:00:0a";
@@ -64,7 +64,7 @@ function dhclientOn(t: TestContext, machine: NetworkNamespace) {
   };
 }
 
-test("busybox udhcpc gets an address and what else was configured", async (t) => {
+test("busybox udhcpc gets an address and what else was configured", withLan, async (t) => {
   const lan = await startLan(t);
   const machine = await lan.plugIn(mac);
   await startDhcp(t, lan.host, {
@@ -92,37 +92,41 @@ test("busybox udhcpc gets an address and what else was configured", async (t) =>
   );
 });
 
-test("udhcpc releases its lease when it goes, and gets the same address again, also after the server was killed", async (t) => {
-  const lan = await startLan(t);
-  const machine = await lan.plugIn(mac);
-  const other = await lan.plugIn("02:00:00:00:00:0b");
-  const leaseFile = join(scratch(t), "state", "leases.json");
-  const first = await startDhcp(t, lan.host, { leaseFile });
-  const lease = await udhcpc(t, machine);
-  await machine.run("ip", ["address", "flush", "dev", "eth0"]);
-  const going = machine.spawn("busybox", [...udhcpcWords(t), "-R"], { stdio: ["ignore", "ignore", "pipe"] });
-  let progress = "";
-  going.stderr?.on("data", (chunk: Buffer) => (progress += chunk.toString()));
-  await until(() => progress.includes("lease of 10.77.0.2 obtained"));
-  await sleep(100); // its script
-  going.kill("SIGTERM");
-  await first.saysSoon(/released 10.77.0.2/);
-  assert.equal((await udhcpc(t, other, "-x", "hostname:other")).ip, "10.77.0.3");
-  const leases = JSON.parse(await first.ask("leases")) as { state: string; hostName?: string }[];
-  assert.deepEqual(
-    leases.map(({ state, hostName }) => ({ state, hostName })),
-    [
-      { state: "released", hostName: undefined },
-      { state: "bound", hostName: "other" },
-    ],
-  );
-  await first.stop("SIGKILL");
-  await startDhcp(t, lan.host, { leaseFile });
-  assert.equal((await udhcpc(t, other)).ip, "10.77.0.3");
-  assert.equal((await udhcpc(t, machine)).ip, lease.ip);
-});
+test(
+  "udhcpc releases its lease when it goes, and gets the same address again, also after the server was killed",
+  withLan,
+  async (t) => {
+    const lan = await startLan(t);
+    const machine = await lan.plugIn(mac);
+    const other = await lan.plugIn("02:00:00:00:00:0b");
+    const leaseFile = join(scratch(t), "state", "leases.json");
+    const first = await startDhcp(t, lan.host, { leaseFile });
+    const lease = await udhcpc(t, machine);
+    await machine.run("ip", ["address", "flush", "dev", "eth0"]);
+    const going = machine.spawn("busybox", [...udhcpcWords(t), "-R"], { stdio: ["ignore", "ignore", "pipe"] });
+    let progress = "";
+    going.stderr?.on("data", (chunk: Buffer) => (progress += chunk.toString()));
+    await until(() => progress.includes("lease of 10.77.0.2 obtained"));
+    await sleep(100); // its script
+    going.kill("SIGTERM");
+    await first.saysSoon(/released 10.77.0.2/);
+    assert.equal((await udhcpc(t, other, "-x", "hostname:other")).ip, "10.77.0.3");
+    const leases = JSON.parse(await first.ask("leases")) as { state: string; hostName?: string }[];
+    assert.deepEqual(
+      leases.map(({ state, hostName }) => ({ state, hostName })),
+      [
+        { state: "released", hostName: undefined },
+        { state: "bound", hostName: "other" },
+      ],
+    );
+    await first.stop("SIGKILL");
+    await startDhcp(t, lan.host, { leaseFile });
+    assert.equal((await udhcpc(t, other)).ip, "10.77.0.3");
+    assert.equal((await udhcpc(t, machine)).ip, lease.ip);
+  },
+);
 
-test("dhclient binds, renews, comes back after a reboot, and releases", async (t) => {
+test("dhclient binds, renews, comes back after a reboot, and releases", withLan, async (t) => {
   const lan = await startLan(t);
   const machine = await lan.plugIn(mac);
   const server = await startDhcp(t, lan.host, { leaseSeconds: 10 });

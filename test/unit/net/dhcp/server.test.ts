@@ -4,7 +4,7 @@ import type { Lease } from "../../../../net/dhcp/leases.ts";
 import { decapsulate, macText, messageType, serverPort } from "../../../../net/dhcp/protocol.ts";
 import { discoverOf } from "../../../sim/dhcp-vectors.ts";
 import { request, startWire, type Heard } from "../../../sim/dhcp-wire.ts";
-import { startDhcp, startLan } from "../../../sim/lan.ts";
+import { startDhcp, startLan, withLan } from "../../../sim/lan.ts";
 
 const own = "10.77.0.1";
 const a = "02:00:00:00:00:0a";
@@ -16,7 +16,7 @@ const silenceMs = 400;
 const kind = (answer: Heard | undefined) =>
   Object.entries(messageType).find(([, type]) => type === answer?.options.messageType)?.[0];
 
-test("a client selects, renews, rebinds, reboots and releases as RFC 2131 has it", async (t) => {
+test("a client selects, renews, rebinds, reboots and releases as RFC 2131 has it", withLan, async (t) => {
   const lan = await startLan(t);
   const machine = await lan.plugIn(a);
   const wire = await startWire(t, machine);
@@ -70,52 +70,59 @@ test("a client selects, renews, rebinds, reboots and releases as RFC 2131 has it
   );
 });
 
-test("what a client may not have is refused aloud, and what was meant for another server is not answered", async (t) => {
-  const lan = await startLan(t);
-  const wire = await startWire(t, await lan.plugIn(a));
-  await startDhcp(t, lan.host, { pool });
-  const first = await wire.ask(request("discover", a));
-  const taken = { requestedAddress: first?.yourAddress ?? "", serverIdentifier: own };
-  assert.equal(kind(await wire.ask(request("request", a, taken))), "ack");
+test(
+  "what a client may not have is refused aloud, and what was meant for another server is not answered",
+  withLan,
+  async (t) => {
+    const lan = await startLan(t);
+    const wire = await startWire(t, await lan.plugIn(a));
+    await startDhcp(t, lan.host, { pool });
+    const first = await wire.ask(request("discover", a));
+    const taken = { requestedAddress: first?.yourAddress ?? "", serverIdentifier: own };
+    assert.equal(kind(await wire.ask(request("request", a, taken))), "ack");
 
-  const answers: Record<string, string | undefined> = {};
-  const say = async (what: string, ...message: Parameters<typeof request>) => {
-    const answer = await wire.ask(request(...message), {}, silenceMs);
-    answers[what] = kind(answer);
-    if (kind(answer) !== "nak") return;
-    assert.equal(answer?.options.serverIdentifier, own);
-    assert.equal(answer?.yourAddress, "0.0.0.0");
-    assert.equal(answer?.options.leaseSeconds, undefined);
-  };
-  await say("the address of another", "request", b, taken);
-  await say("after reboot in another network", "request", b, { requestedAddress: "192.168.1.5" });
-  await say("lease of another network", "request", b, {}, { clientAddress: "192.168.1.5" });
-  await say("beyond the pool", "request", b, { requestedAddress: "10.77.0.200" });
-  await say("the server's own", "request", b, { requestedAddress: own });
-  await say("another than it has", "request", a, { requestedAddress: "10.77.0.12" });
-  await say("free, though unknown to us", "request", b, { requestedAddress: "10.77.0.12" });
-  await say("another server's offer", "request", b, { requestedAddress: "10.77.0.12", serverIdentifier: "10.77.0.9" });
-  await say("no address at all", "request", b, { serverIdentifier: own });
-  await say("plain BOOTP", undefined, b);
-  await say("an answer", "offer", b);
-  await say("relayed from elsewhere", "discover", b, {}, { relayAddress: "192.168.1.1" });
-  assert.deepEqual(answers, {
-    "the address of another": "nak",
-    "after reboot in another network": "nak",
-    "lease of another network": "nak",
-    "beyond the pool": "nak",
-    "the server's own": "nak",
-    "another than it has": "nak",
-    "free, though unknown to us": "ack",
-    "another server's offer": undefined,
-    "no address at all": undefined,
-    "plain BOOTP": undefined,
-    "an answer": undefined,
-    "relayed from elsewhere": undefined,
-  });
-});
+    const answers: Record<string, string | undefined> = {};
+    const say = async (what: string, ...message: Parameters<typeof request>) => {
+      const answer = await wire.ask(request(...message), {}, silenceMs);
+      answers[what] = kind(answer);
+      if (kind(answer) !== "nak") return;
+      assert.equal(answer?.options.serverIdentifier, own);
+      assert.equal(answer?.yourAddress, "0.0.0.0");
+      assert.equal(answer?.options.leaseSeconds, undefined);
+    };
+    await say("the address of another", "request", b, taken);
+    await say("after reboot in another network", "request", b, { requestedAddress: "192.168.1.5" });
+    await say("lease of another network", "request", b, {}, { clientAddress: "192.168.1.5" });
+    await say("beyond the pool", "request", b, { requestedAddress: "10.77.0.200" });
+    await say("the server's own", "request", b, { requestedAddress: own });
+    await say("another than it has", "request", a, { requestedAddress: "10.77.0.12" });
+    await say("free, though unknown to us", "request", b, { requestedAddress: "10.77.0.12" });
+    await say("another server's offer", "request", b, {
+      requestedAddress: "10.77.0.12",
+      serverIdentifier: "10.77.0.9",
+    });
+    await say("no address at all", "request", b, { serverIdentifier: own });
+    await say("plain BOOTP", undefined, b);
+    await say("an answer", "offer", b);
+    await say("relayed from elsewhere", "discover", b, {}, { relayAddress: "192.168.1.1" });
+    assert.deepEqual(answers, {
+      "the address of another": "nak",
+      "after reboot in another network": "nak",
+      "lease of another network": "nak",
+      "beyond the pool": "nak",
+      "the server's own": "nak",
+      "another than it has": "nak",
+      "free, though unknown to us": "ack",
+      "another server's offer": undefined,
+      "no address at all": undefined,
+      "plain BOOTP": undefined,
+      "an answer": undefined,
+      "relayed from elsewhere": undefined,
+    });
+  },
+);
 
-test("INFORM tells everything but an address, a relay gets the answer at port 67", async (t) => {
+test("INFORM tells everything but an address, a relay gets the answer at port 67", withLan, async (t) => {
   const lan = await startLan(t);
   const machine = await lan.plugIn(a);
   await machine.run("ip", ["address", "add", "10.77.0.200/24", "dev", "eth0"]);
@@ -141,7 +148,7 @@ test("INFORM tells everything but an address, a relay gets the answer at port 67
   );
 });
 
-test("a declined address rests, the pool ends, and who released longest ago makes room", async (t) => {
+test("a declined address rests, the pool ends, and who released longest ago makes room", withLan, async (t) => {
   const lan = await startLan(t);
   const wire = await startWire(t, await lan.plugIn(a));
   const server = await startDhcp(t, lan.host, { pool });
@@ -171,7 +178,7 @@ test("a declined address rests, the pool ends, and who released longest ago make
   assert.equal(await take(d), undefined, "what was declined rests for an hour");
 });
 
-test("only known boards, ignored boards and new reservations: all while it runs", async (t) => {
+test("only known boards, ignored boards and new reservations: all while it runs", withLan, async (t) => {
   const lan = await startLan(t);
   const wire = await startWire(t, await lan.plugIn(a));
   const server = await startDhcp(t, lan.host, { pool, onlyKnown: true, boot: { boards: { [b]: { file: "b.img" } } } });
@@ -194,7 +201,7 @@ test("only known boards, ignored boards and new reservations: all while it runs"
   assert.deepEqual(await offered(b), ["10.77.0.50", "new.img"]);
 });
 
-test("each kind of firmware is told its own file, in the way that it takes", async (t) => {
+test("each kind of firmware is told its own file, in the way that it takes", withLan, async (t) => {
   const lan = await startLan(t);
   const wire = await startWire(t, await lan.plugIn(a));
   await startDhcp(t, lan.host, {
@@ -227,4 +234,20 @@ test("each kind of firmware is told its own file, in the way that it takes", asy
   const shim = "http://10.77.0.1/shim.efi";
   const http = { ...pxe, class: "HTTPClient", pxe: undefined };
   assert.deepEqual(await told("OVMF 2022.11 over HTTP"), { ...http, file: shim, option67: shim });
+});
+
+test("why it cannot start is told: interface, address, port, config", withLan, async (t) => {
+  const lan = await startLan(t);
+  const why = (config: Parameters<typeof startDhcp>[2]) =>
+    startDhcp(t, lan.host, config).then(
+      () => "started",
+      (error: unknown) => String(error),
+    );
+  assert.match(await why({ interface: "usb9" }), /E_DEVICE_OFFLINE there is no network interface usb9 \(.*`ip link`/);
+  assert.match(await why({ interface: "lo", pool }), /E_INVALID DHCP: 10.77.0.10 is not in the network of 127.0.0.1/);
+  await lan.host.run("ip", ["link", "add", "bare", "type", "bridge"]);
+  assert.match(await why({ interface: "bare" }), /E_DEVICE_OFFLINE the network interface bare has no IPv4 address/);
+  assert.match(await why({ reservations: { nonsense: { address: own } } }), /E_INVALID .*must be a MAC address/);
+  await startDhcp(t, lan.host, { pool });
+  assert.match(await why({ pool }), /E_IO port already in use: 67 on br0 \(another DHCP server/);
 });
