@@ -25,6 +25,7 @@ const packages = {
   dnsmasq: "dnsmasq-base",
   // What tftpd-hpa and atftpd are linked with, which are themselves unpacked only.
   [`${libraries}/libwrap.so.0`]: "libwrap0",
+  tcpdump: "tcpdump",
   busybox: "busybox",
   dhclient: "isc-dhcp-client",
   cpio: "cpio",

@@ -45,6 +45,7 @@ const websocketNetwork = lazy(() => import("../../net/sockets/websocket.ts"));
 const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
 const tftp = lazy(() => import("../../net/tftp/driver.ts"));
 const httpServer = lazy(() => import("../../net/http/driver.ts"));
+const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
@@ -89,6 +90,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_tftp.driver.TftpServer", tftp],
     // net/http
     ["jumpstarter_driver_http.driver.HttpServer", httpServer],
+    // net/dut-network
+    ["jumpstarter_driver_dut_network.driver.DutNetwork", dutNetwork],
     // bundles
     ["jumpstarter_driver_flashers.driver.BaseFlasher", baseFlasher],
     ["jumpstarter_driver_flashers.driver.TIJ784S4Flasher", tiFlasher],

@@ -21,8 +21,8 @@ export interface NetworkNamespace {
   readonly pid: number;
   /** Starts a program in there; it ends with the test. */
   spawn(command: string, args: readonly string[], options?: SpawnOptions): ChildProcess;
-  /** Runs a program in there to its end. */
-  run(command: string, args: readonly string[]): Promise<void>;
+  /** Runs a program in there to its end. @returns what it printed. Rejects if it fails */
+  run(command: string, args: readonly string[]): Promise<string>;
 }
 
 const addresses = {
@@ -87,11 +87,13 @@ export async function newNamespace(
     return child;
   };
   const run = async (command: string, args: readonly string[]) => {
-    const child = start(command, args, { stdio: ["ignore", "ignore", "pipe"] });
-    let said = "";
+    const child = start(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+    let [printed, said] = ["", ""];
+    child.stdout?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
     child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
     const [code] = (await once(child, "close")) as [number | null];
     if (code !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${code}: ${said}`);
+    return printed;
   };
   return { pid: holder.pid ?? 0, spawn: start, run };
 }

@@ -1,0 +1,149 @@
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { stringify } from "yaml";
+import { connect } from "../../agent/client/connect.ts";
+import type { Calls } from "../../agent/driver/interface.ts";
+import { dutNetwork } from "../../net/dut-network/interface.ts";
+import { missingPrograms } from "../../scripts/programs.mjs";
+import { scratch } from "./agent.ts";
+import { newNamespace, type NetworkNamespace } from "./network-namespace.ts";
+
+const programs = ["ip", "nft", "dnsmasq", "tcpdump", "busybox", "unshare", "nsenter", "setpriv"];
+
+/** Why there can be no such lab here, or false. Never a reason in CI. */
+export function missingForDutNetwork(): string | false {
+  const missing = missingPrograms(programs);
+  if (process.getuid?.() !== 0) missing.push("root (network namespaces)");
+  if (missing.length === 0) return false;
+  const reason = `a DUT network needs ${missing.join(", ")}`;
+  if (process.env["CI"]) throw new Error(reason);
+  return reason;
+}
+
+/** The host's side of the way out, and who stands at its other end. */
+export const outsideAddress = { host: "10.66.0.1", neighbour: "10.66.0.2", farAway: "198.51.100.7" } as const;
+
+/** Answers each connection with the address that it sees as the peer's. */
+const whoAreYou = `
+  const ports = process.argv.slice(1).map(Number);
+  const server = (port) => new Promise((listening) =>
+    require("node:net").createServer((peer) => peer.on("error", () => {}).end(peer.remoteAddress)).listen(port, "0.0.0.0", listening));
+  Promise.all(ports.map(server)).then(() => console.log("ready"));`;
+
+/** What busybox's DHCP client calls with what it was given. */
+const udhcpcScript = (result: string) => `#!/bin/sh
+if [ "$1" = bound ]; then
+  ip address flush dev "$interface"
+  ip address add "$ip/$mask" dev "$interface"
+  [ -z "$router" ] || ip route replace default via "$router"
+  echo "$ip $router $dns" > '${result}'
+fi
+`;
+
+export interface DutNetworkLab {
+  readonly directory: string;
+  readonly stateDirectory: string;
+  /** Where the agent runs: `dut0` leads to the board, `up0` outside. */
+  readonly host: NetworkNamespace;
+  readonly board: NetworkNamespace;
+  readonly outside: NetworkNamespace;
+  /** Starts an agent with a DUT network on `dut0`. */
+  agent(config?: Record<string, unknown>): Promise<RunningAgent>;
+  /** The board asks for an address. @returns what it was given */
+  dhcp(): Promise<{ ip: string; router: string; dns: string }>;
+}
+
+export interface RunningAgent {
+  readonly network: Calls<typeof dutNetwork>;
+  readonly socketPath: string;
+  output(): string;
+  /** Ends it with this signal and waits until it has gone. */
+  end(signal: NodeJS.Signals): Promise<void>;
+}
+
+/** A board, a host with an agent, and the world outside, each in a network namespace of its own. */
+export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab> {
+  const directory = scratch(t);
+  // dnsmasq gives up its rights and must still reach its files.
+  chmodSync(directory, 0o755);
+  const stateDirectory = join(directory, "state");
+  const host = await newNamespace(t);
+  const board = await newNamespace(t);
+  const outside = await newNamespace(t);
+  const ip = (where: NetworkNamespace, words: string) => where.run("ip", words.split(" "));
+  await ip(host, `link add dut0 type veth peer name eth0 netns ${board.pid}`);
+  await ip(host, `link add up0 type veth peer name eth0 netns ${outside.pid}`);
+  await ip(host, `address add ${outsideAddress.host}/24 dev up0`);
+  await ip(host, "link set up0 up");
+  await ip(board, "link set eth0 up");
+  await ip(outside, `address add ${outsideAddress.neighbour}/24 dev eth0`);
+  await ip(outside, `address add ${outsideAddress.farAway}/32 dev lo`);
+  await ip(outside, "link set eth0 up");
+  await ip(host, `route add default via ${outsideAddress.neighbour}`);
+
+  const agent = async (config: Record<string, unknown> = {}): Promise<RunningAgent> => {
+    const path = join(directory, "exporter.yaml");
+    const dut = { interface: "dut0", state_dir: stateDirectory, ...config };
+    const type = "jumpstarter_driver_dut_network.driver.DutNetwork";
+    const head = { apiVersion: "jumpstarter.dev/v1alpha1", kind: "ExporterConfig" };
+    const metadata = { namespace: "default", name: "lab" };
+    writeFileSync(path, stringify({ ...head, metadata, export: { network: { type, config: dut } } }));
+    const socketPath = join(directory, `${randomUUID().slice(0, 8)}.sock`);
+    const words = ["agent/cli/jmp-agent.ts", "run", "--exporter-config", path, "--unix", socketPath];
+    const child = host.spawn(process.execPath, ["--import", "tsx", ...words], { stdio: ["ignore", "pipe", "pipe"] });
+    let printed = "";
+    child.stdout?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+    child.stderr?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+    for (let waited = 0; !existsSync(socketPath); waited += 20) {
+      if (child.exitCode !== null || waited > 30_000) throw new Error(`the agent does not start:\n${printed}`);
+      await sleep(20);
+    }
+    const client = await connect({ host: socketPath });
+    const node = client.find("network");
+    if (node === undefined) throw new Error("the agent has no network");
+    t.after(() => client.close());
+    const end = async (signal: NodeJS.Signals) => {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const gone = once(child, "exit");
+      child.kill(signal);
+      await gone;
+    };
+    return { network: node.as(dutNetwork), socketPath, output: () => printed, end };
+  };
+
+  const dhcp = async () => {
+    const [script, result] = [join(directory, "udhcpc"), join(directory, "lease")];
+    writeFileSync(script, udhcpcScript(result), { mode: 0o755 });
+    await board.run("busybox", ["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "5", "-T", "1", "-s", script]);
+    const [address = "", router = "", dns = ""] = readFileSync(result, "utf8").trim().split(" ");
+    return { ip: address, router, dns };
+  };
+  return { directory, stateDirectory, host, board, outside, agent, dhcp };
+}
+
+/** Answers every connection to these ports of a namespace with the address that it sees. */
+export async function answerConnections(where: NetworkNamespace, ...ports: number[]): Promise<void> {
+  const server = where.spawn(process.execPath, ["-e", whoAreYou, ...ports.map(String)], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(server.stdout as NonNullable<typeof server.stdout>, "data");
+}
+
+/** Connects. @returns the address as which the other side sees us; undefined if it cannot be reached */
+export async function whoAmI(where: NetworkNamespace, host: string, port: number): Promise<string | undefined> {
+  const answer = await where.run("busybox", ["nc", "-w", "1", host, String(port)]).catch(() => undefined);
+  return answer?.replace("::ffff:", "") || undefined;
+}
+
+/** @returns whether a ping is answered */
+export async function pings(where: NetworkNamespace, address: string): Promise<boolean> {
+  const words = ["ping", "-c", "1", "-W", "1", address];
+  return where.run("busybox", words).then(
+    () => true,
+    () => false,
+  );
+}
