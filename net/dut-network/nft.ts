@@ -35,10 +35,10 @@ export function natTable({ inside, outside, subnet, mappings, filter }: Nat): st
         "nat hook prerouting priority dstnat",
         mappings.map(({ privateIp, publicIp }) => `iifname "${outside}" ip daddr ${publicIp} dnat to ${privateIp}`),
       ),
-      // For the host itself, whose packets pass no prerouting.
+      // For the host itself, whose packets pass no prerouting. A number: not every nft knows `dstnat` for this hook.
       chain(
         "output",
-        "nat hook output priority dstnat",
+        "nat hook output priority -100",
         mappings.map(({ privateIp, publicIp }) => `ip daddr ${publicIp} dnat to ${privateIp}`),
       ),
       chain("postrouting", "nat hook postrouting priority srcnat", [

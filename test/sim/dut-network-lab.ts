@@ -1,3 +1,4 @@
+import type { ChildProcess } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -60,7 +61,10 @@ export interface DutNetworkLab {
 export interface RunningAgent {
   readonly network: Calls<typeof dutNetwork>;
   readonly socketPath: string;
+  /** All it has printed so far. */
   output(): string;
+  /** Begins a lease. */
+  reset(): Promise<void>;
   /** Ends it with this signal and waits until it has gone. */
   end(signal: NodeJS.Signals): Promise<void>;
 }
@@ -86,33 +90,20 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
   await ip(host, `route add default via ${outsideAddress.neighbour}`);
 
   const agent = async (config: Record<string, unknown> = {}): Promise<RunningAgent> => {
-    const path = join(directory, "exporter.yaml");
+    const path = join(directory, `${randomUUID().slice(0, 8)}.yaml`);
     const dut = { interface: "dut0", state_dir: stateDirectory, ...config };
     const type = "jumpstarter_driver_dut_network.driver.DutNetwork";
     const head = { apiVersion: "jumpstarter.dev/v1alpha1", kind: "ExporterConfig" };
     const metadata = { namespace: "default", name: "lab" };
     writeFileSync(path, stringify({ ...head, metadata, export: { network: { type, config: dut } } }));
     const socketPath = join(directory, `${randomUUID().slice(0, 8)}.sock`);
-    const words = ["agent/cli/jmp-agent.ts", "run", "--exporter-config", path, "--unix", socketPath];
-    const child = host.spawn(process.execPath, ["--import", "tsx", ...words], { stdio: ["ignore", "pipe", "pipe"] });
-    let printed = "";
-    child.stdout?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
-    child.stderr?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
-    for (let waited = 0; !existsSync(socketPath); waited += 20) {
-      if (child.exitCode !== null || waited > 30_000) throw new Error(`the agent does not start:\n${printed}`);
-      await sleep(20);
-    }
+    const child = host.spawn(process.execPath, ["--import", "tsx", "test/sim/exporter-process.ts", path, socketPath], {
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    const running = await serves(child, socketPath);
     const client = await connect({ host: socketPath });
-    const node = client.find("network");
-    if (node === undefined) throw new Error("the agent has no network");
     t.after(() => client.close());
-    const end = async (signal: NodeJS.Signals) => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      const gone = once(child, "exit");
-      child.kill(signal);
-      await gone;
-    };
-    return { network: node.as(dutNetwork), socketPath, output: () => printed, end };
+    return { ...running, network: client.find("network")?.as(dutNetwork) as Calls<typeof dutNetwork>, socketPath };
   };
 
   const dhcp = async () => {
@@ -123,6 +114,35 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
     return { ip: address, router, dns };
   };
   return { directory, stateDirectory, host, board, outside, agent, dhcp };
+}
+
+async function serves(child: ChildProcess, socketPath: string) {
+  let printed = "";
+  child.stdout?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+  child.stderr?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+  const isGone = () => child.exitCode !== null || child.signalCode !== null;
+  for (let waited = 0; !existsSync(socketPath); waited += 20) {
+    if (isGone() || waited > 30_000) throw new Error(`the agent does not start:\n${printed}`);
+    await sleep(20);
+  }
+  let resets = 0;
+  return {
+    output: () => printed,
+    reset: async () => {
+      resets += 1;
+      child.stdin?.write("reset\n");
+      while (printed.split("done: reset").length <= resets) {
+        if (isGone()) throw new Error(`the agent has ended:\n${printed}`);
+        await sleep(10);
+      }
+    },
+    end: async (signal: NodeJS.Signals) => {
+      if (isGone()) return;
+      const gone = once(child, "exit");
+      child.kill(signal);
+      await gone;
+    },
+  };
 }
 
 /** Answers every connection to these ports of a namespace with the address that it sees. */
@@ -146,4 +166,33 @@ export async function pings(where: NetworkNamespace, address: string): Promise<b
     () => true,
     () => false,
   );
+}
+
+/** Asks a DNS server for the IPv4 address of a name; undefined if there is none. */
+export async function resolves(where: NetworkNamespace, name: string, server: string): Promise<string | undefined> {
+  const answer = await where.run("busybox", ["nslookup", "-type=a", name, server]).catch(() => "");
+  return /Name:[^]*Address(?: 1)?: ([\d.]+)/.exec(answer)?.[1];
+}
+
+const ntpClient = `
+  const socket = require("node:dgram").createSocket("udp4");
+  const request = Buffer.alloc(48);
+  request[0] = 0x23;
+  request.writeUInt32BE(0x12345678, 40);
+  setInterval(() => socket.send(request, 123, process.argv[1]), 200);
+  setTimeout(() => process.exit(1), 5000);
+  socket.on("message", (reply, from) => { console.log(JSON.stringify({ from: from.address, port: from.port, hex: reply.toString("hex") })); process.exit(); });`;
+
+/** Asks an NTP server for the time. */
+export async function askTime(where: NetworkNamespace, server: string) {
+  const { from, port, hex } = JSON.parse(await where.run(process.execPath, ["-e", ntpClient, server])) as {
+    from: string;
+    port: number;
+    hex: string;
+  };
+  const reply = Buffer.from(hex, "hex");
+  if (from !== server || port !== 123) throw new Error(`${from}:${port} answers for ${server}:123`);
+  if (reply.readUInt32BE(24) !== 0x12345678) throw new Error("it answers another request");
+  const transmitMs = (reply.readUInt32BE(40) - 2_208_988_800) * 1_000;
+  return { leap: reply.readUInt8(0) >> 6, stratum: reply.readUInt8(1), transmitMs };
 }
