@@ -73,6 +73,9 @@ export const dutNetworkConfig = z
     public_interface: given(interfaceName).describe("where public addresses of 1:1 NAT live; default: the way out"),
     nat_mode: z.enum(natModes).default("masquerade"),
     dhcp_enabled: lax.boolean().default(true),
+    dhcp_server: given(z.enum(["builtin", "dnsmasq"])).describe(
+      "who gives addresses; default: builtin where the agent itself has the rights and koffi for it",
+    ),
     dhcp_range_start: given(ipv4),
     dhcp_range_end: given(ipv4),
     addresses: z.array(address).max(entryLimit).default([]).describe("fixed addresses of boards"),

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import type { Address, DnsEntry } from "./config.ts";
+import type { AddressService, Names } from "./address-service.ts";
 import type { Lease } from "./interface.ts";
 import type { Child, Privileged } from "./privilege.ts";
 
@@ -16,12 +17,6 @@ export interface DnsmasqOptions {
   readonly dnsServers: readonly string[];
   /** Undefined: names only, no addresses. */
   readonly dhcp: { readonly start: string; readonly end: string } | undefined;
-}
-
-/** What may change while it runs. */
-export interface Names {
-  readonly addresses: readonly Address[];
-  readonly dnsEntries: readonly DnsEntry[];
 }
 
 export function configText({ directory, gatewayIp, dnsServers, dhcp, ...options }: DnsmasqOptions): string {
@@ -74,7 +69,7 @@ const stopTimeoutMs = 5_000;
 const pollMs = 20;
 const stderrTailChars = 4_096;
 
-export class Dnsmasq {
+export class Dnsmasq implements AddressService {
   readonly #options: DnsmasqOptions;
   readonly #privileged: Privileged;
   readonly #log: Logger;
@@ -90,7 +85,7 @@ export class Dnsmasq {
     return this.#child !== undefined;
   }
 
-  /** Done when it answers. @throws AgentError E_FAILED with what it said */
+  /** @throws AgentError E_FAILED with what it said */
   async start(names: Names): Promise<void> {
     const { directory } = this.#options;
     await this.#write("dnsmasq.conf", configText(this.#options));
@@ -123,7 +118,6 @@ export class Dnsmasq {
     started = true;
   }
 
-  /** Takes over other names and addresses; leases that are in use stay. */
   async update(names: Names): Promise<void> {
     await this.#writeNames(names);
     const pid = await this.#pid();
@@ -136,7 +130,6 @@ export class Dnsmasq {
     return parseLeases(await readFile(this.#path("dnsmasq.leases"), "utf8").catch(() => ""));
   }
 
-  /** Ends it, also one that an agent before us has started and left behind. */
   async stop(): Promise<void> {
     this.#child = undefined;
     const pid = await this.#pid();

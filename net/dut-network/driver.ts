@@ -2,7 +2,7 @@ import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { capture } from "./capture.ts";
 import { dutNetworkConfig, parseAddress, parseDnsEntry, withAddress, withDnsEntry } from "./config.ts";
-import type { Names } from "./dnsmasq.ts";
+import type { Names } from "./address-service.ts";
 import { dutNetwork } from "./interface.ts";
 import { Network } from "./network.ts";
 

@@ -19,6 +19,10 @@ export function toAddress(value: number): string {
   return [24, 16, 8, 0].map((shift) => Math.floor(value / 2 ** shift) % 256).join(".");
 }
 
+export function netmaskOf({ prefixLength }: Subnet): string {
+  return toAddress(2 ** 32 - 2 ** (32 - prefixLength));
+}
+
 /** @returns undefined unless it is `a.b.c.d/length` or a single address */
 export function parseSubnet(text: string): Subnet | undefined {
   const [, address = "", length = "32"] = /^([\d.]+)(?:\/(\d{1,2}))?$/.exec(text) ?? [];

@@ -5,13 +5,15 @@ import type { Logger } from "../../agent/driver/log.ts";
 import { hostClock } from "../ntp/clock.ts";
 import { NtpServer } from "../ntp/server.ts";
 import { natIsOff, type Address, type DutNetworkConfig } from "./config.ts";
-import { Dnsmasq, type Names } from "./dnsmasq.ts";
+import type { AddressService, Names } from "./address-service.ts";
+import { BuiltinDhcp } from "./builtin.ts";
+import { Dnsmasq } from "./dnsmasq.ts";
 import { HostNetwork, isGone } from "./host.ts";
 import type { Lease } from "./interface.ts";
 import { lockInterface } from "./lock.ts";
 import { natTable, ntpTable, ntpTableName, tableName, type Mapping } from "./nft.ts";
-import { Privileged } from "./privilege.ts";
-import { assertTools } from "./requirements.ts";
+import { findTool, Privileged } from "./privilege.ts";
+import { assertTools, chooseDhcpServer } from "./requirements.ts";
 import { StateDirectory, type Changes } from "./state.ts";
 
 const ntpPort = 123;
@@ -25,7 +27,7 @@ export class Network {
   readonly #config: DutNetworkConfig;
   readonly #log: Logger;
   readonly #state: StateDirectory;
-  readonly #dnsmasq: Dnsmasq | undefined;
+  #service: AddressService | undefined;
   #changes: Changes | undefined;
   #ntp: NtpServer | undefined;
   #unlock: (() => Promise<void>) | undefined;
@@ -36,18 +38,6 @@ export class Network {
     this.#config = config;
     this.#log = log;
     this.#state = new StateDirectory(config.state_dir, this.privileged);
-    if (!config.dhcp_enabled) return;
-    this.#dnsmasq = new Dnsmasq(
-      {
-        directory: config.state_dir,
-        interface: config.interface,
-        gatewayIp: config.gateway_ip,
-        dnsServers: config.dns_servers,
-        dhcp: config.range,
-      },
-      this.privileged,
-      log,
-    );
   }
 
   /** What holds now; public addresses are numbers, also where a name was configured. */
@@ -67,7 +57,10 @@ export class Network {
   /** Brings it up as configured. @throws DeviceOffline with the reason; then nothing is left of the attempt */
   async up(): Promise<void> {
     const { interface: inside } = this.#config;
-    assertTools(this.#config, this.privileged.direct);
+    const { direct } = this.privileged;
+    const dhcpServer = await chooseDhcpServer(this.#config, direct);
+    assertTools(this.#config, direct, dhcpServer);
+    this.#service = this.#makeService(dhcpServer);
     this.#unlock = await lockInterface(inside);
     try {
       await this.#bringUp();
@@ -79,6 +72,18 @@ export class Network {
     const { subnet, nat_mode, local_ntp } = this.#config;
     const words = [`interface=${inside}`, `subnet=${subnet.text}`, `nat=${nat_mode}`, `local_ntp=${local_ntp}`];
     this.#log.info(`DUT network configured: ${words.join(" ")}`);
+  }
+
+  #makeService(dhcpServer: "builtin" | "dnsmasq"): AddressService | undefined {
+    if (!this.#config.dhcp_enabled) return undefined;
+    if (dhcpServer === "dnsmasq") return this.#dnsmasq(this.#config.range);
+    const dns = findTool("dnsmasq") === undefined ? undefined : this.#dnsmasq(undefined);
+    return new BuiltinDhcp(this.#config, dns, this.#log);
+  }
+
+  #dnsmasq(dhcp: DutNetworkConfig["range"] | undefined): Dnsmasq {
+    const { interface: name, gateway_ip: gatewayIp, dns_servers: dnsServers, state_dir: directory } = this.#config;
+    return new Dnsmasq({ directory, interface: name, gatewayIp, dnsServers, dhcp }, this.privileged, this.#log);
   }
 
   async #bringUp(): Promise<void> {
@@ -116,7 +121,7 @@ export class Network {
       for (const name of new Set([inside, this.#outside, this.upstream ?? inside])) await this.#forward(name);
       if (await this.host.passDocker(inside, this.#outside)) this.#log.info("Docker lets this network through");
     }
-    await this.#dnsmasq?.start(this.#configured);
+    await this.#service?.start(this.#configured);
     if (this.#config.local_ntp) await this.#startNtp();
     this.#names = this.#configured;
   }
@@ -125,7 +130,7 @@ export class Network {
   async isUp(): Promise<boolean> {
     const { interface: inside, gateway_ip, subnet, local_ntp } = this.#config;
     if (this.#changes === undefined) return false;
-    if (this.#dnsmasq?.running === false) return false;
+    if (this.#service?.running === false) return false;
     const addresses = await this.host.addresses(inside);
     if (addresses?.includes(`${gateway_ip}/${subnet.prefixLength}`) !== true) return false;
     if (local_ntp && (await this.host.rules(ntpTableName(inside))) === "") return false;
@@ -138,7 +143,7 @@ export class Network {
 
   /** Leases, and the addresses that are kept for boards which have not asked yet. */
   async leases(): Promise<Lease[]> {
-    const leases = (await this.#dnsmasq?.leases()) ?? [];
+    const leases = (await this.#service?.leases()) ?? [];
     const known = new Set(leases.map(({ mac }) => mac.toLowerCase()));
     const kept = this.#names.addresses.flatMap(({ mac, ip, hostname = "" }) =>
       mac === undefined || known.has(mac) ? [] : [{ mac, ip, hostname, expiry: 0 }],
@@ -159,8 +164,9 @@ export class Network {
     try {
       for (const publicIp of publicIps) await this.#addAlias(publicIp);
       if (mappings !== undefined) await this.#loadNat(next);
-      await this.#dnsmasq?.update(next);
+      await this.#service?.update(next);
     } catch (error) {
+      await this.#attempt("names", async () => this.#service?.update(before));
       if (mappings !== undefined) await this.#attempt("NAT rules", () => this.#loadNat(before));
       await this.#dropAliases(before);
       throw error;
@@ -191,7 +197,9 @@ export class Network {
   /** Everything but the interface itself and the leases. */
   async #undo(changes: Changes): Promise<void> {
     const { interface: inside } = this.#config;
-    await this.#attempt("dnsmasq", async () => this.#dnsmasq?.stop());
+    await this.#attempt("DHCP", async () => this.#service?.stop());
+    // An agent before us may have had another configuration.
+    await this.#attempt("dnsmasq", () => this.#dnsmasq(undefined).stop());
     if (!natIsOff(this.#config) || this.#config.local_ntp) {
       await this.#attempt("nftables", () => this.host.dropTables(tableName(inside), ntpTableName(inside)));
       await this.#attempt("Docker's rules", () => this.host.unpassDocker(inside));

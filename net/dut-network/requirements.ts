@@ -1,9 +1,20 @@
 import { DeviceOffline } from "../../agent/driver/errors.ts";
+import { loadKoffi } from "../../agent/sys/native.ts";
 import { natIsOff, type DutNetworkConfig } from "./config.ts";
 import { findTool } from "./privilege.ts";
 
+/** Who gives addresses. Our own server needs our own rights, as it is no process that sudo could start. */
+export async function chooseDhcpServer(config: DutNetworkConfig, direct: boolean): Promise<"builtin" | "dnsmasq"> {
+  if (config.dhcp_server !== undefined) return config.dhcp_server;
+  if (!direct) return "dnsmasq";
+  return loadKoffi().then(
+    () => "builtin",
+    () => "dnsmasq",
+  );
+}
+
 /** @throws DeviceOffline that names every tool which is not installed */
-export function assertTools(config: DutNetworkConfig, direct: boolean): void {
+export function assertTools(config: DutNetworkConfig, direct: boolean, dhcpServer: "builtin" | "dnsmasq"): void {
   if (process.platform !== "linux") {
     throw new DeviceOffline("DutNetwork driver requires Linux (network namespaces, nftables)");
   }
@@ -11,7 +22,7 @@ export function assertTools(config: DutNetworkConfig, direct: boolean): void {
   const wanted: readonly [tool: string, inWords: string, needed: boolean][] = [
     ["ip", "ip (iproute2)", true],
     ["nft", "nft (nftables)", nat || config.local_ntp],
-    ["dnsmasq", "dnsmasq", config.dhcp_enabled],
+    ["dnsmasq", "dnsmasq", config.dhcp_enabled && (dhcpServer === "dnsmasq" || config.dns_entries.length > 0)],
     ["sysctl", "sysctl", nat && !direct],
     ["tcpdump", "tcpdump", config.enable_tcpdump],
     ["sudo", "sudo (or the rights of root)", !direct],

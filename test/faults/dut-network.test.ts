@@ -46,71 +46,101 @@ async function eventually(holds: () => Promise<boolean>): Promise<void> {
 }
 
 describe("a DUT network", { skip: missingForDutNetwork() }, () => {
-  test("the board gets an address and reaches the world as the host; at the end nothing is left", async (t) => {
+  for (const dhcp_server of ["builtin", "dnsmasq"] as const) {
+    test(`${dhcp_server}: the board gets an address and reaches the world as the host; at the end nothing is left`, async (t) => {
+      const lab = await startDutNetworkLab(t);
+      const before = await hostState(lab);
+      const kept = { ip: "192.168.100.50", mac: "02:00:00:00:00:99", hostname: "kept" };
+      const agent = await lab.agent({ dhcp_server, addresses: [kept] });
+      const given = await lab.dhcp();
+      assert.deepEqual(given, { ip: "192.168.100.100", router: gateway, dns: gateway });
+      assert.ok(await pings(lab.board, gateway));
+      assert.ok(await pings(lab.board, farAway));
+      await answerConnections(lab.outside, 80);
+      assert.equal(await whoAmI(lab.board, farAway, 80), outsideAddress.host);
+
+      const status = await agent.network.status();
+      assert.deepEqual(status.interface_status, { name: "dut0", exists: true, addresses: [`${gateway}/24`] });
+      assert.equal(status.upstream, "up0");
+      assert.match(status.nat_rules, /oifname "up0" ip saddr 192\.168\.100\.0\/24 masquerade/);
+      const [lease, reserved] = status.leases;
+      assert.equal(lease?.ip, given.ip);
+      assert.equal(await agent.network.get_dut_ip(lease.mac.toUpperCase()), given.ip);
+      assert.deepEqual(reserved, { ...kept, expiry: 0 });
+
+      await agent.end("SIGTERM");
+      assert.equal(await hostState(lab), before, agent.output());
+      assert.deepEqual(await dnsmasqs(lab), []);
+      assert.ok(!existsSync(lab.stateDirectory));
+    });
+
+    test(`${dhcp_server}: what a client adds to addresses and names is gone when the next lease begins`, async (t) => {
+      const lab = await startDutNetworkLab(t);
+      const { network, reset } = await lab.agent({
+        dhcp_server,
+        dns_entries: [{ hostname: "server.lab", ip: "10.1.2.3" }],
+        dns_servers: [],
+      });
+      const dynamic = await lab.dhcp();
+      const mac = (await network.get_leases())[0]?.mac ?? "";
+      assert.equal(await resolves(lab.board, "server.lab", gateway), "10.1.2.3");
+
+      await network.add_address("192.168.100.42", mac, "myboard");
+      assert.equal((await lab.dhcp()).ip, "192.168.100.42");
+      await network.add_dns_entry("other.lab", "10.9.9.9");
+      await eventually(async () => (await resolves(lab.board, "other.lab", gateway)) === "10.9.9.9");
+      assert.equal(await resolves(lab.board, "server.lab", gateway), "10.1.2.3");
+      await network.remove_dns_entry("server.lab");
+      await eventually(async () => (await resolves(lab.board, "server.lab", gateway)) === undefined);
+
+      // What cannot be is refused, and leaves no trace in what comes later.
+      for (const [ip, given, hostname, message] of [
+        ["10.0.0.1", null, "", /not within subnet/],
+        [gateway, null, "", /the gateway's own/],
+        ["192.168.100.60", "no-mac", "", /Invalid MAC address/],
+        ["192.168.100.60", mac, "a b", /Invalid hostname/],
+      ] as const) {
+        await assert.rejects(network.add_address(ip, given, hostname), message);
+      }
+      await assert.rejects(network.add_dns_entry("x\naddress=/bank/", "10.1.1.1"), /Invalid hostname/);
+      await network.add_dns_entry("third.lab", "10.3.3.3");
+      assert.deepEqual(
+        (await network.get_dns_entries()).map(({ hostname }) => hostname),
+        ["other.lab", "third.lab"],
+      );
+
+      await reset();
+      assert.deepEqual(await network.get_dns_entries(), [{ hostname: "server.lab", ip: "10.1.2.3" }]);
+      await eventually(async () => (await resolves(lab.board, "server.lab", gateway)) === "10.1.2.3");
+      assert.equal(await resolves(lab.board, "other.lab", gateway), undefined);
+      const again = await lab.dhcp();
+      assert.notEqual(again.ip, "192.168.100.42");
+      assert.notEqual(dynamic.ip, "");
+    });
+  }
+
+  test("without dnsmasq boards get addresses and foreign DNS servers, and names are refused with a reason", async (t) => {
     const lab = await startDutNetworkLab(t);
-    const before = await hostState(lab);
-    const kept = { ip: "192.168.100.50", mac: "02:00:00:00:00:99", hostname: "kept" };
-    const agent = await lab.agent({ addresses: [kept] });
-    const given = await lab.dhcp();
-    assert.deepEqual(given, { ip: "192.168.100.100", router: gateway, dns: gateway });
-    assert.ok(await pings(lab.board, gateway));
-    assert.ok(await pings(lab.board, farAway));
-    await answerConnections(lab.outside, 80);
-    assert.equal(await whoAmI(lab.board, farAway, 80), outsideAddress.host);
-
-    const status = await agent.network.status();
-    assert.deepEqual(status.interface_status, { name: "dut0", exists: true, addresses: [`${gateway}/24`] });
-    assert.equal(status.upstream, "up0");
-    assert.match(status.nat_rules, /oifname "up0" ip saddr 192\.168\.100\.0\/24 masquerade/);
-    const [lease, reserved] = status.leases;
-    assert.equal(lease?.ip, given.ip);
-    assert.equal(await agent.network.get_dut_ip(lease.mac.toUpperCase()), given.ip);
-    assert.deepEqual(reserved, { ...kept, expiry: 0 });
-
-    await agent.end("SIGTERM");
-    assert.equal(await hostState(lab), before, agent.output());
-    assert.deepEqual(await dnsmasqs(lab), []);
-    assert.ok(!existsSync(lab.stateDirectory));
+    const dns_servers = [outsideAddress.neighbour];
+    const { network } = await lab.agent({ dns_servers }, ["dnsmasq"]);
+    assert.deepEqual(await lab.dhcp(), { ip: "192.168.100.100", router: gateway, dns: outsideAddress.neighbour });
+    await assert.rejects(network.add_dns_entry("server.lab", "10.1.2.3"), /DNS entries need dnsmasq/);
+    assert.deepEqual(await network.get_dns_entries(), []);
+    await network.add_address("192.168.100.42", (await network.get_leases())[0]?.mac);
+    assert.equal((await lab.dhcp()).ip, "192.168.100.42");
   });
 
-  test("addresses and names can be added, and are those of the configuration again when a lease begins", async (t) => {
+  test("missing programs are named, all of them, and only this driver is offline", async (t) => {
     const lab = await startDutNetworkLab(t);
-    const { network, reset } = await lab.agent({ dns_entries: [{ hostname: "server.lab", ip: "10.1.2.3" }], dns_servers: [] });
-    const dynamic = await lab.dhcp();
-    const mac = (await network.get_leases())[0]?.mac ?? "";
-    assert.equal(await resolves(lab.board, "server.lab", gateway), "10.1.2.3");
-
-    await network.add_address("192.168.100.42", mac, "myboard");
-    assert.equal((await lab.dhcp()).ip, "192.168.100.42");
-    await network.add_dns_entry("other.lab", "10.9.9.9");
-    await eventually(async () => (await resolves(lab.board, "other.lab", gateway)) === "10.9.9.9");
-    assert.equal(await resolves(lab.board, "server.lab", gateway), "10.1.2.3");
-    await network.remove_dns_entry("server.lab");
-    await eventually(async () => (await resolves(lab.board, "server.lab", gateway)) === undefined);
-
-    // What cannot be is refused, and leaves no trace in what comes later.
-    for (const [ip, given, hostname, message] of [
-      ["10.0.0.1", null, "", /not within subnet/],
-      [gateway, null, "", /the gateway's own/],
-      ["192.168.100.60", "no-mac", "", /Invalid MAC address/],
-      ["192.168.100.60", mac, "a b", /Invalid hostname/],
-    ] as const) {
-      await assert.rejects(network.add_address(ip, given, hostname), message);
-    }
-    await assert.rejects(network.add_dns_entry("x\naddress=/bank/", "10.1.1.1"), /Invalid hostname/);
-    await network.add_dns_entry("third.lab", "10.3.3.3");
-    assert.deepEqual(
-      (await network.get_dns_entries()).map(({ hostname }) => hostname),
-      ["other.lab", "third.lab"],
+    const { network } = await lab.agent({ dhcp_server: "dnsmasq", enable_tcpdump: true }, [
+      "dnsmasq",
+      "tcpdump",
+      "nft",
+    ]);
+    await assert.rejects(
+      network.status(),
+      /requires the following tools: nft \(nftables\), dnsmasq, tcpdump\. Install them with: apt-get install/,
     );
-
-    await reset();
-    assert.deepEqual(await network.get_dns_entries(), [{ hostname: "server.lab", ip: "10.1.2.3" }]);
-    await eventually(async () => (await resolves(lab.board, "server.lab", gateway)) === "10.1.2.3");
-    assert.equal(await resolves(lab.board, "other.lab", gateway), undefined);
-    const again = await lab.dhcp();
-    assert.notEqual(again.ip, "192.168.100.42");
-    assert.notEqual(dynamic.ip, "");
   });
 
   test("filters drop what they say, in both directions, and nothing else", async (t) => {

@@ -52,8 +52,8 @@ export interface DutNetworkLab {
   readonly host: NetworkNamespace;
   readonly board: NetworkNamespace;
   readonly outside: NetworkNamespace;
-  /** Starts an agent with a DUT network on `dut0`. */
-  agent(config?: Record<string, unknown>): Promise<RunningAgent>;
+  /** Starts an agent with a DUT network on `dut0`, on a host where these programs are not installed. */
+  agent(config?: Record<string, unknown>, without?: readonly string[]): Promise<RunningAgent>;
   /** The board asks for an address. @returns what it was given */
   dhcp(): Promise<{ ip: string; router: string; dns: string }>;
 }
@@ -89,7 +89,10 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
   await ip(outside, "link set eth0 up");
   await ip(host, `route add default via ${outsideAddress.neighbour}`);
 
-  const agent = async (config: Record<string, unknown> = {}): Promise<RunningAgent> => {
+  const agent = async (
+    config: Record<string, unknown> = {},
+    without: readonly string[] = [],
+  ): Promise<RunningAgent> => {
     const path = join(directory, `${randomUUID().slice(0, 8)}.yaml`);
     const dut = { interface: "dut0", state_dir: stateDirectory, ...config };
     const type = "jumpstarter_driver_dut_network.driver.DutNetwork";
@@ -97,9 +100,8 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
     const metadata = { namespace: "default", name: "lab" };
     writeFileSync(path, stringify({ ...head, metadata, export: { network: { type, config: dut } } }));
     const socketPath = join(directory, `${randomUUID().slice(0, 8)}.sock`);
-    const child = host.spawn(process.execPath, ["--import", "tsx", "test/sim/exporter-process.ts", path, socketPath], {
-      stdio: ["pipe", "pipe", "pipe"],
-    });
+    const words = [process.execPath, "--import", "tsx", "test/sim/exporter-process.ts", path, socketPath];
+    const child = host.spawn("unshare", ["--mount", "sh", "-c", hide(without), "sh", ...words], { stdio: "pipe" });
     const running = await serves(child, socketPath);
     const client = await connect({ host: socketPath });
     t.after(() => client.close());
@@ -114,6 +116,14 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
     return { ip: address, router, dns };
   };
   return { directory, stateDirectory, host, board, outside, agent, dhcp };
+}
+
+/** Shell that hides programs from what it runs: what lies in their place cannot be executed. */
+function hide(programs: readonly string[]): string {
+  const mounts = programs.map(
+    (name) => `path=$(PATH=$PATH:/usr/sbin command -v ${name}) && mount --bind /dev/null "$path"`,
+  );
+  return [...mounts, 'exec "$@"'].join(" && ");
 }
 
 async function serves(child: ChildProcess, socketPath: string) {
@@ -170,7 +180,7 @@ export async function pings(where: NetworkNamespace, address: string): Promise<b
 
 /** Asks a DNS server for the IPv4 address of a name; undefined if there is none. */
 export async function resolves(where: NetworkNamespace, name: string, server: string): Promise<string | undefined> {
-  const answer = await where.run("busybox", ["nslookup", "-type=a", name, server]).catch(() => "");
+  const answer = await where.run("busybox", ["nslookup", "-type=a", "-timeout=1", "-retry=1", name, server]).catch(() => "");
   return /Name:[^]*Address(?: 1)?: ([\d.]+)/.exec(answer)?.[1];
 }
 
