@@ -36,6 +36,9 @@ export function captureArguments(given: readonly string[]): string[] {
   if (given.length > wordLimit || given.join(" ").length > charLimit) {
     throw new AgentError("E_INVALID", "too many arguments for tcpdump");
   }
+  if (given.some((word) => /[\0\n\r]/.test(word))) {
+    throw new AgentError("E_INVALID", "tcpdump: an argument has more than one line");
+  }
   const options: string[] = [];
   const filter: string[] = [];
   const words = [...given];
@@ -45,7 +48,6 @@ export function captureArguments(given: readonly string[]): string[] {
     options.push(`-${letter}`, text);
   };
   for (let word = words.shift(); word !== undefined; word = words.shift()) {
-    if (/[\0\n\r]/.test(word)) throw new AgentError("E_INVALID", "tcpdump: an argument has more than one line");
     if (word === "--") {
       filter.push(...words.splice(0));
     } else if (word.startsWith("--")) {

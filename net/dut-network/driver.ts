@@ -61,7 +61,7 @@ export default defineDriver({
         async add_address({ log }, ip, mac, hostname, public_ip) {
           const entry = parseAddress({ ip, mac, hostname, public_ip });
           await change(({ addresses }) => ({ addresses: withAddress(addresses, entry, subnet) }));
-          log.info(`Added address: ip=${ip} mac=${entry.mac} hostname=${entry.hostname}`);
+          log.info(`Added address: ip=${ip} mac=${mac ?? ""} hostname=${hostname ?? ""}`);
         },
         async remove_address({ log }, ip) {
           await change(({ addresses }) => ({ addresses: addresses.filter((entry) => entry.ip !== ip) }));

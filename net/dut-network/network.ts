@@ -1,5 +1,6 @@
 import { lookup } from "node:dns/promises";
 import { isIPv4 } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { hostClock } from "../ntp/clock.ts";
@@ -17,6 +18,8 @@ import { assertTools, chooseDhcpServer } from "./requirements.ts";
 import { StateDirectory, type Changes } from "./state.ts";
 
 const ntpPort = 123;
+/** The system's resolver may try for half a minute where its servers do not answer. */
+const lookupLimitMs = 5_000;
 
 /** The boards' network on this host: brought up, changed step by step, and taken down with nothing left. */
 export class Network {
@@ -299,13 +302,15 @@ export class Network {
 async function withResolvedName(address: Address): Promise<Address> {
   const { public_ip: name } = address;
   if (name === undefined || isIPv4(name)) return address;
-  try {
-    return { ...address, public_ip: (await lookup(name, { family: 4 })).address };
-  } catch (cause) {
-    throw new AgentError(
-      "E_INVALID",
-      `Cannot resolve hostname '${name}' to an IPv4 address. Provide a valid IP address or a resolvable DNS name.`,
-      { cause },
-    );
-  }
+  const late = new AbortController();
+  const resolved = await Promise.race([
+    lookup(name, { family: 4 }).catch(() => undefined),
+    sleep(lookupLimitMs, undefined, { signal: late.signal }),
+  ]);
+  late.abort();
+  if (resolved !== undefined) return { ...address, public_ip: resolved.address };
+  throw new AgentError(
+    "E_INVALID",
+    `Cannot resolve hostname '${name}' to an IPv4 address. Provide a valid IP address or a resolvable DNS name.`,
+  );
 }

@@ -302,6 +302,49 @@ def tftp_read(host, port, name):
                 return data
 
 
+def dut_network(client, board_mac):
+    """A DUT network whose board has been given 192.168.100.100; its interface is busy while this runs."""
+    dut = client.network
+    status = dut.status()
+    assert status["interface_status"] == {"name": "dut0", "exists": True, "addresses": ["192.168.100.1/24"]}, status
+    assert (status["interface"], status["upstream"], status["nat_mode"]) == ("dut0", "up0", "1to1"), status
+    assert (status["subnet"], status["dhcp_enabled"]) == ("192.168.100.0/24", True), status
+    assert dut.get_dut_ip(board_mac.upper()) == "192.168.100.100"
+    assert dut.get_dut_ip("02:00:00:00:00:77") is None
+    lease, kept = sorted(dut.get_leases(), key=lambda lease: -lease["expiry"])
+    assert (lease["mac"], lease["ip"]) == (board_mac, "192.168.100.100") and lease["expiry"] > time.time(), lease
+    assert kept == {"mac": "02:00:00:00:00:05", "ip": "192.168.100.5", "hostname": "kept", "expiry": 0}, kept
+    assert dut.ntp_status() == {"enabled": True, "running": True}
+
+    assert dut.get_nat_rules().count("dnat to") == 2
+    dut.add_address("192.168.100.6", public_ip="10.66.0.6")
+    assert dut.get_nat_rules().count("dnat to") == 4
+    assert dut.get_nat_rules().count("snat to") == 2
+    dut.add_address("192.168.100.7", "02:00:00:00:00:07", hostname="seven")
+    assert dut.get_dut_ip("02:00:00:00:00:07") == "192.168.100.7"
+    dut.remove_address("192.168.100.6")
+    dut.remove_address("192.168.100.7")
+    assert dut.get_nat_rules().count("dnat to") == 2
+
+    assert dut.get_dns_entries() == [{"hostname": "server.lab", "ip": "10.1.2.3"}]
+    dut.add_dns_entry("other.lab", "10.9.9.9")
+    dut.remove_dns_entry("server.lab")
+    assert dut.get_dns_entries() == [{"hostname": "other.lab", "ip": "10.9.9.9"}]
+
+    raises("ValueError", "Invalid hostname: 'a b'", dut.add_dns_entry, "a b", "10.1.1.1")
+    raises("ValueError", "Invalid MAC address: 'x'", dut.add_address, "192.168.100.9", "x")
+    raises("ValueError", "is not within subnet", dut.add_address, "10.0.0.9")
+    raises("ValueError", "Cannot resolve hostname", dut.add_address, "192.168.100.9", None, "", "no-such.invalid")
+    raises("ValueError", "option -z is not allowed", list, dut.tcpdump(["-n", "-zsh", "-w/tmp/x"]))
+
+    lines = list(dut.tcpdump(["-n", "-c", "2", "icmp"]))
+    assert any(line.startswith("listening on dut0") for line in lines), lines
+    assert sum("ICMP echo" in line for line in lines) == 2, lines
+    for line in dut.tcpdump(["-n", "icmp"]):  # left in the middle
+        if "ICMP echo" in line:
+            break
+
+
 def logs(client):
     """A driver's log line reaches the client."""
     lines = []
