@@ -120,8 +120,7 @@ export class Dnsmasq implements AddressService {
 
   async update(names: Names): Promise<void> {
     await this.#writeNames(names);
-    const pid = await this.#pid();
-    if (pid === undefined || !(await this.#privileged.kill(pid, "SIGHUP"))) {
+    if (!(await this.#privileged.kill(await this.#target(), "SIGHUP"))) {
       throw new AgentError("E_FAILED", "dnsmasq does not run any more");
     }
   }
@@ -131,11 +130,11 @@ export class Dnsmasq implements AddressService {
   }
 
   async stop(): Promise<void> {
+    const pid = await this.#target();
     this.#child = undefined;
-    const pid = await this.#pid();
     if (pid === undefined) return;
     await this.#privileged.kill(pid, "SIGTERM");
-    for (const began = performance.now(); (await this.#pid()) !== undefined; await sleep(pollMs)) {
+    for (const began = performance.now(); await this.#isOurs(pid); await sleep(pollMs)) {
       if (performance.now() - began < stopTimeoutMs) continue;
       await this.#privileged.kill(pid, "SIGKILL");
       break;
@@ -143,13 +142,22 @@ export class Dnsmasq implements AddressService {
     await rm(this.#path("dnsmasq.pid"), { force: true });
   }
 
-  /** The process of the pid file, if it is ours and not a later one of the same number. */
+  /** Whom signals are for. Our child may be sudo, and the file may have been deleted; sudo hands signals on. */
+  async #target(): Promise<number | undefined> {
+    return (await this.#pid()) ?? this.#child?.pid;
+  }
+
+  /** The process of the pid file, also one that an agent before us has started. */
   async #pid(): Promise<number | undefined> {
     const text = await readFile(this.#path("dnsmasq.pid"), "latin1").catch(() => "");
     const pid = Number(/^([1-9]\d*)\n?$/.exec(text)?.[1]);
-    if (Number.isNaN(pid)) return undefined;
+    return (await this.#isOurs(pid)) ? pid : undefined;
+  }
+
+  /** Whether it is dnsmasq with our files, and not a later process of the same number. */
+  async #isOurs(pid: number): Promise<boolean> {
     const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-    return commandLine.split("\0").includes(`--conf-file=${this.#path("dnsmasq.conf")}`) ? pid : undefined;
+    return commandLine.split("\0").includes(`--conf-file=${this.#path("dnsmasq.conf")}`);
   }
 
   async #writeNames({ addresses, dnsEntries }: Names): Promise<void> {

@@ -24,7 +24,6 @@ const status = z.object({
 });
 
 export type Lease = z.output<typeof lease>;
-export type NetworkStatus = z.output<typeof status>;
 
 /** An Ethernet of its own for boards, with addresses, names, time and a guarded way out. */
 export const dutNetwork = defineInterface({

@@ -1,6 +1,6 @@
 // A DUT network in the kernel: a board, a host with an agent, and the world outside, in namespaces of their own.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -30,6 +30,11 @@ async function hostState({ host }: DutNetworkLab): Promise<string> {
 async function dnsmasqs({ host, stateDirectory }: DutNetworkLab): Promise<string[]> {
   const found = await host.run("sh", ["-c", `pgrep -f -- '--conf-file=${stateDirectory}/dnsmasq.con[f]' || true`]);
   return found.split("\n").filter((line) => line !== "");
+}
+
+/** Processes that capture. Process ids know no network namespace, so this sees those of other tests, too. */
+async function tcpdumps({ host }: DutNetworkLab): Promise<string> {
+  return (await host.run("sh", ["-c", "pgrep -f 'tcpdump -i dut[0]' || true"])).trim();
 }
 
 /** Gives the board an address by hand, where DHCP is not what is tested. */
@@ -76,7 +81,7 @@ describe("a DUT network", { skip: missingForDutNetwork() }, () => {
 
     test(`${dhcp_server}: what a client adds to addresses and names is gone when the next lease begins`, async (t) => {
       const lab = await startDutNetworkLab(t);
-      const { network, reset } = await lab.agent({
+      const { network, reset, end } = await lab.agent({
         dhcp_server,
         dns_entries: [{ hostname: "server.lab", ip: "10.1.2.3" }],
         dns_servers: [],
@@ -116,13 +121,17 @@ describe("a DUT network", { skip: missingForDutNetwork() }, () => {
       const again = await lab.dhcp();
       assert.notEqual(again.ip, "192.168.100.42");
       assert.notEqual(dynamic.ip, "");
+      // Even where somebody has tidied up too much, nobody stays behind.
+      rmSync(lab.stateDirectory, { recursive: true });
+      await end("SIGTERM");
+      assert.deepEqual(await dnsmasqs(lab), []);
     });
   }
 
   test("without dnsmasq boards get addresses and foreign DNS servers, and names are refused with a reason", async (t) => {
     const lab = await startDutNetworkLab(t);
     const dns_servers = [outsideAddress.neighbour];
-    const { network } = await lab.agent({ dns_servers }, ["dnsmasq"]);
+    const { network } = await lab.agent({ dns_servers }, { without: ["dnsmasq"] });
     assert.deepEqual(await lab.dhcp(), { ip: "192.168.100.100", router: gateway, dns: outsideAddress.neighbour });
     await assert.rejects(network.add_dns_entry("server.lab", "10.1.2.3"), /DNS entries need dnsmasq/);
     assert.deepEqual(await network.get_dns_entries(), []);
@@ -130,13 +139,37 @@ describe("a DUT network", { skip: missingForDutNetwork() }, () => {
     assert.equal((await lab.dhcp()).ip, "192.168.100.42");
   });
 
+  for (const user of ["capable", "sudoer"] as const) {
+    test(`without being root, but ${user}: the network comes, works, and goes`, async (t) => {
+      const lab = await startDutNetworkLab(t);
+      const before = await hostState(lab);
+      const config = { local_ntp: true, ntp_local_clock: true, enable_tcpdump: true, dns_servers: [] };
+      const { network, reset, end, output } = await lab.agent(
+        { ...config, dns_entries: [{ hostname: "server.lab", ip: "10.1.2.3" }] },
+        { user },
+      );
+      assert.ok((await network.status()).interface_status.exists, output());
+      assert.equal((await lab.dhcp()).router, gateway);
+      assert.ok(await pings(lab.board, farAway));
+      assert.equal(await resolves(lab.board, "server.lab", gateway), "10.1.2.3");
+      assert.equal((await askTime(lab.board, farAway)).stratum, 10);
+      for await (const line of network.tcpdump(["-n", "icmp"])) {
+        if (/listening on dut0/.test(line)) void pings(lab.board, gateway);
+        if (/ICMP echo/.test(line)) break;
+      }
+      await eventually(async () => (await tcpdumps(lab)) === "");
+      await reset();
+      await end("SIGTERM");
+      assert.equal(await hostState(lab), before, output());
+      assert.deepEqual(await dnsmasqs(lab), []);
+      assert.ok(!existsSync(lab.stateDirectory));
+    });
+  }
+
   test("missing programs are named, all of them, and only this driver is offline", async (t) => {
     const lab = await startDutNetworkLab(t);
-    const { network } = await lab.agent({ dhcp_server: "dnsmasq", enable_tcpdump: true }, [
-      "dnsmasq",
-      "tcpdump",
-      "nft",
-    ]);
+    const config = { dhcp_server: "dnsmasq", enable_tcpdump: true };
+    const { network } = await lab.agent(config, { without: ["dnsmasq", "tcpdump", "nft"] });
     await assert.rejects(
       network.status(),
       /requires the following tools: nft \(nftables\), dnsmasq, tcpdump\. Install them with: apt-get install/,
@@ -224,14 +257,13 @@ describe("a DUT network", { skip: missingForDutNetwork() }, () => {
     const lab = await startDutNetworkLab(t);
     const { network } = await lab.agent({ enable_tcpdump: true, dhcp_enabled: false });
     await placeBoard(lab, "192.168.100.5");
-    const tcpdumps = async () => (await lab.host.run("sh", ["-c", "pgrep -f 'tcpdump -i dut[0]' || true"])).trim();
     let packets = 0;
     for await (const line of network.tcpdump(["-n", "-e", "icmp"])) {
       if (/listening on dut0/.test(line)) void pings(lab.board, gateway);
       if (/ICMP echo/.test(line)) packets += 1;
       if (packets === 2) break;
     }
-    await eventually(async () => (await tcpdumps()) === "");
+    await eventually(async () => (await tcpdumps(lab)) === "");
     await assert.rejects(async () => {
       for await (const line of network.tcpdump(["-w", join(lab.directory, "stolen")])) assert.fail(line);
     }, /tcpdump option -w is not allowed/);

@@ -45,6 +45,13 @@ if [ "$1" = bound ]; then
 fi
 `;
 
+export interface Circumstances {
+  /** Programs that this host does not have. */
+  readonly without?: readonly string[];
+  /** Not root: a service with the capabilities that a network needs, or a user who may use sudo without a password. */
+  readonly user?: "capable" | "sudoer";
+}
+
 export interface DutNetworkLab {
   readonly directory: string;
   readonly stateDirectory: string;
@@ -52,8 +59,8 @@ export interface DutNetworkLab {
   readonly host: NetworkNamespace;
   readonly board: NetworkNamespace;
   readonly outside: NetworkNamespace;
-  /** Starts an agent with a DUT network on `dut0`, on a host where these programs are not installed. */
-  agent(config?: Record<string, unknown>, without?: readonly string[]): Promise<RunningAgent>;
+  /** Starts an agent with a DUT network on `dut0`. */
+  agent(config?: Record<string, unknown>, circumstances?: Circumstances): Promise<RunningAgent>;
   /** The board asks for an address. @returns what it was given */
   dhcp(): Promise<{ ip: string; router: string; dns: string }>;
 }
@@ -62,22 +69,23 @@ export interface RunningAgent {
   readonly network: Calls<typeof dutNetwork>;
   readonly socketPath: string;
   /** All it has printed so far. */
-  output(): string;
+  readonly output: () => string;
   /** Begins a lease. */
-  reset(): Promise<void>;
+  readonly reset: () => Promise<void>;
   /** Ends it with this signal and waits until it has gone. */
-  end(signal: NodeJS.Signals): Promise<void>;
+  readonly end: (signal: NodeJS.Signals) => Promise<void>;
 }
 
 /** A board, a host with an agent, and the world outside, each in a network namespace of its own. */
 export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab> {
+  const host = await newNamespace(t);
+  const board = await newNamespace(t);
+  const outside = await newNamespace(t);
+  // Goes after the agents, which end with their namespace.
   const directory = scratch(t);
   // dnsmasq gives up its rights and must still reach its files.
   chmodSync(directory, 0o755);
   const stateDirectory = join(directory, "state");
-  const host = await newNamespace(t);
-  const board = await newNamespace(t);
-  const outside = await newNamespace(t);
   const ip = (where: NetworkNamespace, words: string) => where.run("ip", words.split(" "));
   await ip(host, `link add dut0 type veth peer name eth0 netns ${board.pid}`);
   await ip(host, `link add up0 type veth peer name eth0 netns ${outside.pid}`);
@@ -89,10 +97,7 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
   await ip(outside, "link set eth0 up");
   await ip(host, `route add default via ${outsideAddress.neighbour}`);
 
-  const agent = async (
-    config: Record<string, unknown> = {},
-    without: readonly string[] = [],
-  ): Promise<RunningAgent> => {
+  const agent: DutNetworkLab["agent"] = async (config = {}, circumstances = {}) => {
     const path = join(directory, `${randomUUID().slice(0, 8)}.yaml`);
     const dut = { interface: "dut0", state_dir: stateDirectory, ...config };
     const type = "jumpstarter_driver_dut_network.driver.DutNetwork";
@@ -101,7 +106,9 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
     writeFileSync(path, stringify({ ...head, metadata, export: { network: { type, config: dut } } }));
     const socketPath = join(directory, `${randomUUID().slice(0, 8)}.sock`);
     const words = [process.execPath, "--import", "tsx", "test/sim/exporter-process.ts", path, socketPath];
-    const child = host.spawn("unshare", ["--mount", "sh", "-c", hide(without), "sh", ...words], { stdio: "pipe" });
+    const child = host.spawn("unshare", ["--mount", "sh", "-c", prepare(directory, circumstances), "sh", ...words], {
+      stdio: "pipe",
+    });
     const running = await serves(child, socketPath);
     const client = await connect({ host: socketPath });
     t.after(() => client.close());
@@ -118,12 +125,26 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
   return { directory, stateDirectory, host, board, outside, agent, dhcp };
 }
 
-/** Shell that hides programs from what it runs: what lies in their place cannot be executed. */
-function hide(programs: readonly string[]): string {
-  const mounts = programs.map(
-    (name) => `path=$(PATH=$PATH:/usr/sbin command -v ${name}) && mount --bind /dev/null "$path"`,
-  );
-  return [...mounts, 'exec "$@"'].join(" && ");
+const nobody = 65_534;
+const capabilities = "+net_admin,+net_raw,+net_bind_service";
+
+/** Shell that runs in a mount namespace of the agent's own, before it. */
+function prepare(directory: string, { without = [], user }: Circumstances): string {
+  // What lies in their place cannot be executed.
+  const lines = without.map((name) => `mount --bind /dev/null "$(PATH=$PATH:/usr/sbin command -v ${name})"`);
+  let start = 'exec "$@"';
+  if (user !== undefined) {
+    chmodSync(directory, 0o777);
+    start = `exec setpriv --reuid ${nobody} --regid ${nobody} --clear-groups`;
+    if (user === "capable") start += ` --inh-caps ${capabilities} --ambient-caps ${capabilities}`;
+    start += ' "$@"';
+  }
+  if (user === "sudoer") {
+    const sudoers = join(directory, "sudoers");
+    writeFileSync(sudoers, `#${nobody} ALL=(root) NOPASSWD: ALL\n`, { mode: 0o440 });
+    lines.push(`mount --bind ${sudoers} /etc/sudoers`);
+  }
+  return ["set -e", ...lines, start].join("\n");
 }
 
 async function serves(child: ChildProcess, socketPath: string) {
@@ -180,7 +201,9 @@ export async function pings(where: NetworkNamespace, address: string): Promise<b
 
 /** Asks a DNS server for the IPv4 address of a name; undefined if there is none. */
 export async function resolves(where: NetworkNamespace, name: string, server: string): Promise<string | undefined> {
-  const answer = await where.run("busybox", ["nslookup", "-type=a", "-timeout=1", "-retry=1", name, server]).catch(() => "");
+  const answer = await where
+    .run("busybox", ["nslookup", "-type=a", "-timeout=1", "-retry=1", name, server])
+    .catch(() => "");
   return /Name:[^]*Address(?: 1)?: ([\d.]+)/.exec(answer)?.[1];
 }
 
