@@ -99,7 +99,10 @@ export default defineDriver({
       /** What the last client has added goes; what has fallen down meanwhile is brought up again. */
       reset: () =>
         inTurn(async () => {
-          if (await network.isUp()) return network.apply(network.configured);
+          if (await network.isUp()) {
+            if (network.names !== network.configured) await network.apply(network.configured);
+            return;
+          }
           log.warn(`the DUT network on ${config.interface} does not stand any more: it is brought up again`);
           await network.down();
           await network.up();

@@ -1,7 +1,15 @@
+import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import * as z from "zod";
-import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
-import { dropForwardAccepts, dropTable, forwardAccepts } from "./nft.ts";
+import { AgentError } from "../../agent/driver/errors.ts";
+import {
+  dropForwardAccepts,
+  dropTable,
+  forwardAccepts,
+  forwardingMarkName,
+  markForwarding,
+  unusedForwarding,
+} from "./nft.ts";
 import { findTool, type Privileged } from "./privilege.ts";
 
 const links = z.array(
@@ -39,6 +47,7 @@ export class HostNetwork {
   }
 
   async deconfigure(name: string): Promise<void> {
+    if ((await this.addresses(name)) === undefined) return;
     await this.#privileged.run(["ip", "addr", "flush", "dev", name]);
     await this.#privileged.run(["ip", "link", "set", name, "down"]);
   }
@@ -51,18 +60,29 @@ export class HostNetwork {
     await this.#privileged.run(["ip", "addr", "del", address, "dev", name]);
   }
 
-  /** Whether IPv4 packets that come in there may go on; `0` or `1`. */
-  async forwarding(name: string): Promise<string> {
-    return (await readFile(forwardingFile(name), "latin1")).trim();
+  /** Lets IPv4 packets that come in there go on; the rules that guard them are loaded before. */
+  async forward(name: string): Promise<void> {
+    if ((await readFile(forwardingFile(name), "latin1")).trim() !== "0") return;
+    await this.loadRules(markForwarding(name));
+    await this.#setForwarding(name, "1");
   }
 
-  async setForwarding(name: string, value: string): Promise<void> {
-    // With slashes, as names may have dots (VLANs).
-    if (!this.#privileged.direct) {
-      await this.#privileged.run(["sysctl", "-w", `net/ipv4/conf/${name}/forwarding=${value}`]);
-      return;
+  /** Switches forwarding off again where no network on this host needs it any more. */
+  async releaseForwarding(): Promise<void> {
+    const ruleset = await this.#privileged.run(["nft", "list", "ruleset", "ip"]);
+    for (const name of unusedForwarding(ruleset)) {
+      await this.#setForwarding(name, "0").catch((error: unknown) => {
+        // An interface that has gone took it along.
+        if (existsSync(forwardingFile(name))) throw error;
+      });
+      await this.dropTables(forwardingMarkName(name));
     }
-    await writeFile(forwardingFile(name), value);
+  }
+
+  async #setForwarding(name: string, value: string): Promise<void> {
+    // With slashes, as names may have dots (VLANs).
+    if (this.#privileged.direct) await writeFile(forwardingFile(name), value);
+    else await this.#privileged.run(["sysctl", "-w", `net/ipv4/conf/${name}/forwarding=${value}`]);
   }
 
   /** @throws AgentError E_FAILED; then nothing has changed */
@@ -112,8 +132,3 @@ export class HostNetwork {
 }
 
 const forwardingFile = (name: string) => `/proc/sys/net/ipv4/conf/${name}/forwarding`;
-
-/** True if the interface has gone meanwhile: what was set there has gone with it. */
-export function isGone(error: unknown): boolean {
-  return isSystemError(error) && error.code === "ENOENT";
-}

@@ -9,7 +9,7 @@ import { natIsOff, type Address, type DutNetworkConfig } from "./config.ts";
 import type { AddressService, Names } from "./address-service.ts";
 import { BuiltinDhcp } from "./builtin.ts";
 import { Dnsmasq } from "./dnsmasq.ts";
-import { HostNetwork, isGone } from "./host.ts";
+import { HostNetwork } from "./host.ts";
 import type { Lease } from "./interface.ts";
 import { lockInterface } from "./lock.ts";
 import { natTable, ntpTable, ntpTableName, tableName, type Mapping } from "./nft.ts";
@@ -174,7 +174,7 @@ export class Network {
       await this.#dropAliases(before);
       throw error;
     }
-    this.#names = next;
+    this.#names = wanted === this.#configured ? wanted : next;
     await this.#dropAliases(next);
   }
 
@@ -206,21 +206,19 @@ export class Network {
     if (!natIsOff(this.#config) || this.#config.local_ntp) {
       await this.#attempt("nftables", () => this.host.dropTables(tableName(inside), ntpTableName(inside)));
       await this.#attempt("Docker's rules", () => this.host.unpassDocker(inside));
+      await this.#attempt("forwarding", () => this.host.releaseForwarding());
     }
     for (const { interface: name, address } of changes.aliases) {
       await this.#attempt("alias", () => this.host.removeAddress(name, address));
     }
-    for (const [name, value] of Object.entries(changes.forwarding)) {
-      await this.#attempt("forwarding", () => this.host.setForwarding(name, value));
-    }
   }
 
-  /** Undoing goes on where a step fails; an interface that has gone took everything with it. */
+  /** Undoing goes on where a step fails. */
   async #attempt(what: string, step: () => Promise<unknown>): Promise<void> {
     try {
       await step();
     } catch (error) {
-      if (!isGone(error)) this.#log.warn(`DUT network, undoing ${what}: ${toAgentError(error).message}`);
+      this.#log.warn(`DUT network, undoing ${what}: ${toAgentError(error).message}`);
     }
   }
 
@@ -252,12 +250,8 @@ export class Network {
   }
 
   async #forward(name: string): Promise<void> {
-    const before = await this.host.forwarding(name).catch((error: unknown) => {
-      throw isGone(error) ? new Error(`interface ${name} does not exist`) : error;
-    });
-    if (before !== "0") return;
-    await this.#note({ forwarding: { ...this.#changes?.forwarding, [name]: before } });
-    await this.host.setForwarding(name, "1");
+    if ((await this.host.addresses(name)) === undefined) throw new Error(`interface ${name} does not exist`);
+    await this.host.forward(name);
   }
 
   /** An address that the host has already is not ours to remove. */

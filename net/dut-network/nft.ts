@@ -107,6 +107,27 @@ function replaceTable(name: string, chains: readonly string[]): string {
   return `${dropTable(name)}table ip ${name} {\n${chains.join("")}}\n`;
 }
 
+/**
+ * An empty table says that forwarding of this interface was off before a DUT network came. The kernel keeps it as long as
+ * what it speaks of, whoever dies meanwhile, and every network on the host sees it.
+ */
+const forwardingMark = "jumpstarter_forwarding_";
+
+export function markForwarding(name: string): string {
+  return `table ip ${forwardingMark}${name} {\n}\n`;
+}
+
+export const forwardingMarkName = (name: string) => forwardingMark + name;
+
+/** Interfaces that were switched to forwarding, and that no DUT network's rules speak of any more. */
+export function unusedForwarding(ruleset: string): string[] {
+  const tables = [...ruleset.matchAll(/^table ip (jumpstarter_\S+) \{$([^]*?)^\}$/gm)];
+  const inUse = (name: string) => tables.some(([, , rules = ""]) => rules.includes(`"${name}"`));
+  return tables
+    .flatMap(([, table = ""]) => (table.startsWith(forwardingMark) ? [table.slice(forwardingMark.length)] : []))
+    .filter((name) => !inUse(name));
+}
+
 /** Marks our rules in a chain of others. */
 const comment = (inside: string) => `jumpstarter dut-network ${inside}`;
 

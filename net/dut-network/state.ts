@@ -8,8 +8,6 @@ import type { Privileged } from "./privilege.ts";
 const changes = z.object({
   /** The kernel's boot and the network namespace in which it was changed; elsewhere there is nothing to undo. */
   where: z.string(),
-  /** Value of `forwarding` before, by interface. */
-  forwarding: z.record(z.string(), z.string()),
   aliases: z.array(z.object({ address: z.string(), interface: z.string() })),
   /** NetworkManager was told to leave the interface alone. */
   unmanaged: z.boolean(),
@@ -43,7 +41,7 @@ export class StateDirectory {
   }
 
   async none(): Promise<Changes> {
-    return { where: await here(), forwarding: {}, aliases: [], unmanaged: false };
+    return { where: await here(), aliases: [], unmanaged: false };
   }
 
   /** What an agent that was killed has left. */

@@ -21,9 +21,18 @@ const { farAway } = outsideAddress;
 
 /** All that a DUT network changes on the host, as text. */
 async function hostState({ host }: DutNetworkLab): Promise<string> {
-  const addresses = await host.run("ip", ["-4", "-brief", "address"]);
+  const links = JSON.parse(await host.run("ip", ["-j", "-4", "address"])) as {
+    ifname?: string;
+    flags: string[];
+    addr_info: { local: string }[];
+  }[];
+  const interfaces = links.flatMap(({ ifname, flags, addr_info }) =>
+    ifname === undefined
+      ? []
+      : [[ifname, flags.includes("UP") && "up", ...addr_info.map(({ local }) => local)].join(" ")],
+  );
   const forwarding = await host.run("sh", ["-c", "grep . /proc/sys/net/ipv4/conf/*/forwarding"]);
-  return [addresses.replace(/ +/g, " "), forwarding, await host.run("nft", ["list", "ruleset"])].join("\n");
+  return [...interfaces, forwarding, await host.run("nft", ["list", "ruleset"])].join("\n");
 }
 
 /** Processes of dnsmasq that serve this lab. */
@@ -290,6 +299,25 @@ describe("a DUT network", { skip: missingForDutNetwork() }, () => {
     await second.end("SIGTERM");
     assert.equal(await hostState(lab), before, second.output());
     assert.deepEqual(await dnsmasqs(lab), []);
+  });
+
+  test("two networks share the way out: when one closes, the other's board still gets through", async (t) => {
+    const lab = await startDutNetworkLab(t);
+    await lab.host.run("ip", ["link", "add", "dut1", "type", "veth", "peer", "name", "unused"]);
+    const before = await hostState(lab);
+    const first = await lab.agent({
+      interface: "dut1",
+      subnet: "192.168.101.0/24",
+      gateway_ip: "192.168.101.1",
+      dhcp_enabled: false,
+      state_dir: join(lab.directory, "other"),
+    });
+    const second = await lab.agent();
+    await lab.dhcp();
+    await first.end("SIGTERM");
+    assert.ok(await pings(lab.board, farAway));
+    await second.end("SIGTERM");
+    assert.equal(await hostState(lab), before);
   });
 
   test("two agents cannot have the same interface: the second one's driver is offline until the first has gone", async (t) => {

@@ -108,6 +108,8 @@ export async function startDutNetworkLab(t: TestContext): Promise<DutNetworkLab>
     const words = [process.execPath, "--import", "tsx", "test/sim/exporter-process.ts", path, socketPath];
     const child = host.spawn("unshare", ["--mount", "sh", "-c", prepare(directory, circumstances), "sh", ...words], {
       stdio: "pipe",
+      // There is no resolver in here.
+      env: { ...process.env, RES_OPTIONS: "attempts:1 timeout:1" },
     });
     const running = await serves(child, socketPath);
     const client = await connect({ host: socketPath });

@@ -7,6 +7,7 @@ import {
   natTable,
   ntpTable,
   tableName,
+  unusedForwarding,
   type Nat,
 } from "../../../../net/dut-network/nft.ts";
 
@@ -106,6 +107,15 @@ test("NTP of the boards is turned to us by a table of its own", () => {
     ntpTable("eth-dut", "192.168.100.1", 123),
     /table ip jumpstarter_eth_dut_ntp \{\n {4}chain prerouting \{\n.*\n {8}iifname "eth-dut" udp dport 123 dnat to 192\.168\.100\.1:123\n/,
   );
+});
+
+test("forwarding is switched off again when the last network that needs an interface has gone", () => {
+  const mark = (name: string) => `table ip jumpstarter_forwarding_${name} {\n}\n`;
+  const table = (name: string, text: string) => `table ip ${name} {\n\tchain forward {\n\t\t${text}\n\t}\n}\n`;
+  const others =
+    table("filter", 'iifname "eth0" accept') + table("jumpstarter_dut1", 'iifname "dut1" oifname "eth1" accept');
+  assert.deepEqual(unusedForwarding(mark("eth0") + mark("eth1") + mark("dut-0.1") + others), ["eth0", "dut-0.1"]);
+  assert.deepEqual(unusedForwarding(""), []);
 });
 
 test("of a chain of others only our own rules are taken out", () => {
