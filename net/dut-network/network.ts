@@ -272,7 +272,8 @@ export class Network {
     for (const { interface: name, address } of stale) {
       await this.#attempt("alias", () => this.host.removeAddress(name, address));
     }
-    await this.#note({ aliases: aliases.filter((alias) => !stale.includes(alias)) });
+    const kept = aliases.filter((alias) => !stale.includes(alias));
+    await this.#attempt("state", () => this.#note({ aliases: kept }));
   }
 
   async #startNtp(): Promise<void> {
