@@ -21,11 +21,11 @@ const packages = {
   socat: "socat",
   ip: "iproute2",
   nft: "nftables",
+  tcpdump: "tcpdump",
   ethtool: "ethtool",
   dnsmasq: "dnsmasq-base",
   // What tftpd-hpa and atftpd are linked with, which are themselves unpacked only.
   [`${libraries}/libwrap.so.0`]: "libwrap0",
-  tcpdump: "tcpdump",
   busybox: "busybox",
   dhclient: "isc-dhcp-client",
   cpio: "cpio",
