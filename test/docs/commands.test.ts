@@ -14,7 +14,7 @@ const elsewhere =
   /^(npm (ci|test|run (demo|types|lint|build|bench|docs|layers|unused))\b|\.ci\/run|sudo |node scripts\/python-clients)/;
 
 /** Goes on until it is told to end. */
-const serves = /jmp-agent(\.js)? run\b/;
+const serves = /jmp-agent(\.js)? (run|boot)\b/;
 
 const pages = [
   "README.md",
@@ -42,8 +42,8 @@ for (const page of pages.filter((name) => name.endsWith(".md"))) {
           if (child.exitCode === null && child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
         });
         if (serves.test(command)) {
-          for (let waitedMs = 0; !output.includes("is ready") && waitedMs < 20_000; waitedMs += 50) await sleep(50);
-          assert.match(output, /is ready/, command);
+          for (let waitedMs = 0; !/is ready|serving/.test(output) && waitedMs < 20_000; waitedMs += 50) await sleep(50);
+          assert.match(output, /is ready|serving/, command);
           continue;
         }
         const [code] = await exited;
