@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { cpio } from "./cpio.mjs";
 
-const console = "ttyAMA0";
 /** What the board needs; what these need in turn is found in the modules themselves. */
 const wantedModules = ["virtio_pci", "virtio_mmio", "virtio_net", "virtio_blk"];
 
@@ -39,8 +38,11 @@ done
 exec wget -q $spider \${header:+--header "$header"} -O "$out" "$url"
 `;
 
-/** @param hostname shows before \`login:\`; root needs no password */
-export function initramfs({ busybox, kernel, hostname }) {
+/**
+ * @param hostname shows before `login:`; root needs no password
+ * @param console serial port of the machine, as Linux names it
+ */
+export function initramfs({ busybox, kernel, hostname, console = "ttyAMA0" }) {
   const modules = modulesOf(kernel);
   const startup = [
     "#!/bin/busybox sh",

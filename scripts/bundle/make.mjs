@@ -12,14 +12,18 @@ const firmware = "/usr/lib/u-boot/qemu_arm64/u-boot.bin";
 const address = { kernel: "0x40400000", dtb: "0x43f00000", initramfs: "0x44000000" };
 export const bootargs = "console=ttyAMA0 quiet panic=5";
 
-/** Kernel and busybox, downloaded once; needs apt's sources to have arm64, not the system. */
-export function ingredients() {
+/**
+ * Kernel and busybox, downloaded once; needs apt's sources to have the architecture, not the system.
+ * @param architecture as Debian names it: arm64, amd64
+ */
+export function ingredients(architecture = "arm64") {
   const { kernel, busybox } = unpackPackages(
-    { kernel: "linux-image-cloud-arm64*", busybox: "busybox-static" },
-    "arm64",
+    { kernel: `linux-image-cloud-${architecture}*`, busybox: "busybox-static" },
+    architecture,
   );
-  const image = readdirSync(join(kernel, "boot")).find((file) => file.startsWith("vmlinuz-"));
-  return { kernel, busybox, image: bootable(readFileSync(join(kernel, "boot", image))) };
+  const file = readdirSync(join(kernel, "boot")).find((name) => name.startsWith("vmlinuz-"));
+  const image = readFileSync(join(kernel, "boot", file));
+  return { kernel, busybox, image: architecture === "arm64" ? bootable(image) : image };
 }
 
 /** Writes manifest.yaml and data/ into `directory`. */
