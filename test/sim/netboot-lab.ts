@@ -12,9 +12,12 @@ import { boardAddress, hostAddress, startNetwork, tapName, type NetworkOptions }
 const programs = ["qemu-system-aarch64", "docker-registry", "ip", "nft", "unshare", "nsenter", "setpriv", "mke2fs"];
 const firmware = "/usr/lib/u-boot/qemu_arm64/u-boot.bin";
 
-/** Why boards cannot be netbooted here, or false. Never a reason in CI. */
-export function missingForNetboot(): string | false {
-  const missing = programs.filter((program) => !onPath(program));
+/**
+ * Why boards cannot be netbooted here, or false. Never a reason in CI.
+ * @param more programs, and files by their absolute paths
+ */
+export function missingForNetboot(more: readonly string[] = []): string | false {
+  const missing = [...programs, ...more].filter((name) => !(name.startsWith("/") ? existsSync(name) : onPath(name)));
   if (!existsSync(firmware)) missing.push("u-boot-qemu");
   if (process.getuid?.() !== 0) missing.push("root (network namespaces with a tap)");
   if (missing.length === 0) return false;
