@@ -35,10 +35,14 @@ const addresses = {
   ],
 };
 
-/** Drops at the interface, so that neither side is told. */
+/**
+ * Drops at the interface, so that neither side is told. Requests get through: of one that is lost no TFTP server can
+ * know, only the client can wait and ask again.
+ */
 const lossRules = (percent: number) => `table netdev loss {
   chain in {
     type filter hook ingress device "${tapName}" priority 0;
+    udp dport 69 accept
     numgen random mod 100 < ${percent} drop
   }
   chain out {
