@@ -22,6 +22,7 @@ const packages = {
   atftp: "atftp",
   curl: "curl",
   socat: "socat",
+  strace: "strace",
   ip: "iproute2",
   nft: "nftables",
   tcpdump: "tcpdump",
