@@ -1,11 +1,10 @@
-import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import type { Entry } from "../agent/driver/entry.ts";
 import { AgentError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
 import type { OpenContext } from "../agent/driver/driver.ts";
 import { boundAddresses, hostPort, isWildcard, ownAddress } from "./addresses.ts";
-import type { Uploads } from "./uploads.ts";
+import { openUploads, type Uploads } from "./uploads.ts";
 import { parseBoard, type View } from "./views.ts";
 
 /** What the TFTP and the HTTP driver have in common: their config, their `storage`, and how they are switched. */
@@ -70,8 +69,9 @@ export async function uploadsOf({
   readonly uploads?: z.output<typeof uploadsConfig>;
 }): Promise<Uploads | undefined> {
   if (!uploads) return undefined;
-  await mkdir(uploads.dir, { recursive: true });
-  return { folder: uploads.dir, maxBytes: uploads.max_bytes, maxFiles: uploads.max_files };
+  const opened = { folder: uploads.dir, maxBytes: uploads.max_bytes, maxFiles: uploads.max_files };
+  await openUploads(opened);
+  return opened;
 }
 
 export function portConfig(standard: number) {

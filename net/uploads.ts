@@ -1,6 +1,17 @@
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { link, lstat, open, readdir, readlink, realpath, rename, unlink, type FileHandle } from "node:fs/promises";
+import {
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readlink,
+  realpath,
+  rename,
+  unlink,
+  type FileHandle,
+} from "node:fs/promises";
 import { join } from "node:path";
 import { isSystemError } from "../agent/driver/errors.ts";
 import { isBelow, refusalOf, type Refusal } from "./files.ts";
@@ -11,6 +22,22 @@ export interface Uploads {
   readonly maxBytes: number;
   /** In a folder, with what else lies there; 10,000 unless given. */
   readonly maxFiles?: number;
+}
+
+const partialName = /^\.upload-[0-9a-f]{16}\.part$/;
+/** No upload goes on for so long. */
+const abandonedMs = 2 * 3_600_000;
+
+/** Makes the folder, and takes away what an agent that was killed had begun there. @throws the system's error */
+export async function openUploads({ folder }: Uploads): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  for (const name of await readdir(folder)) {
+    if (!partialName.test(name)) continue;
+    const path = join(folder, name);
+    const modifiedMs = (await lstat(path).catch(() => undefined))?.mtimeMs ?? Infinity;
+    // Another agent may be writing beside us.
+    if (Date.now() - modifiedMs > abandonedMs) await unlink(path).catch(() => {});
+  }
 }
 
 /** asm-generic/fcntl.h; names a folder without opening it. */

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { startBootService, type BootDhcp, type BootServiceOptions } from "../../net/boot-service.ts";
 import { architectures, type Architecture } from "../../net/dhcp/boot-choice.ts";
 import type { RunningTransfer } from "../../net/transfers.ts";
+import { openUploads } from "../../net/uploads.ts";
 import { AgentError, isSystemError } from "../driver/errors.ts";
 import { LogBus } from "../driver/log.ts";
 import { defineCommand, type Given, type Options } from "./command.ts";
@@ -114,8 +115,9 @@ async function folder(path: string | undefined): Promise<string> {
 
 async function uploads({ uploads: path, "upload-limit": limit = "64" }: BootWords) {
   if (path === undefined) return undefined;
-  await mkdir(path, { recursive: true });
-  return { folder: path, maxBytes: whole("--upload-limit", limit, 1, 1 << 20) * 1024 * 1024 };
+  const opened = { folder: path, maxBytes: whole("--upload-limit", limit, 1, 1 << 20) * 1024 * 1024 };
+  await openUploads(opened);
+  return opened;
 }
 
 async function dhcp(given: BootWords): Promise<BootDhcp | undefined> {

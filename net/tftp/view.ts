@@ -22,7 +22,10 @@ export interface TftpLimits {
   /** Shortest wait before a packet is sent again; see {@link retransmission}. */
   readonly retransmitFloorMs: number;
   readonly retransmitWindowFloorMs: number;
-  /** Longest wait, whatever the client asked for. */
+  /**
+   * Longest wait, whatever the client asked for. Longer than the second after which most clients speak for themselves:
+   * some take every repeat for a sign that they need not, although it tells them nothing.
+   */
   readonly retransmitCeilingMs: number;
 }
 
@@ -34,7 +37,7 @@ export const defaultLimits: TftpLimits = {
   totalMs: 3_600_000,
   retransmitFloorMs: 20,
   retransmitWindowFloorMs: 100,
-  retransmitCeilingMs: 1_000,
+  retransmitCeilingMs: 2_000,
 };
 
 /**

@@ -19,6 +19,8 @@ export interface TftpPeerOptions {
   readonly address: string;
   /** The folder that it serves; its files must be readable for everyone. */
   readonly root: string;
+  /** It takes new files too, if it can: tftpd-hpa alone. */
+  readonly takesFiles?: boolean;
 }
 
 const programs = ["dpkg-deb", "dnsmasq", "nsenter", "unshare", "setpriv"];
@@ -35,7 +37,7 @@ export function missingTftpPeers(): string | false {
 
 /** Starts a peer in the namespace, in the foreground, and waits until its port is open; it ends with the namespace. */
 export async function startTftpPeer(
-  network: NetworkNamespace,
+  network: Pick<NetworkNamespace, "spawn">,
   name: TftpPeerName,
   options: TftpPeerOptions,
 ): Promise<ChildProcess> {
@@ -48,11 +50,11 @@ export async function startTftpPeer(
 }
 
 /** All run as root, or they could not read a test's folder. */
-function commandLine(name: TftpPeerName, { address, root }: TftpPeerOptions): string[] {
+function commandLine(name: TftpPeerName, { address, root, takesFiles = false }: TftpPeerOptions): string[] {
   switch (name) {
     case "tftpd-hpa":
       return [unpacked(name, "usr/sbin/in.tftpd"), "--foreground", "--address", `${address}:${tftpPort}`].concat(
-        ["--user", "root", "--secure", root], // chroot
+        [...(takesFiles ? ["--create"] : []), "--user", "root", "--secure", root], // chroot
       );
     case "atftpd":
       return [unpacked(name, "usr/sbin/atftpd"), "--daemon", "--no-fork", "--user", "root.root"].concat(

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, symlink, utimes, writeFile } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { promisify } from "node:util";
+import { openUploads } from "../../../net/uploads.ts";
 import { startHttp } from "../../sim/http.ts";
 import { folderWith, until } from "../../sim/tftp.ts";
 
@@ -162,3 +163,17 @@ for (const [name, command] of [
     assert.ok((await readFile(join(folder, "log"))).equals(log));
   });
 }
+
+test("what a killed agent had begun goes when the folder is opened again, and nothing else", async (t) => {
+  const folder = await folderWith(t, {
+    ".upload-0123456789abcdef.part": "old",
+    ".upload-keep": "a board's own",
+    log: "x",
+  });
+  const fresh = ".upload-fedcba9876543210.part";
+  await writeFile(join(folder, fresh), "another agent's");
+  const yesterday = new Date(Date.now() - 86_400_000);
+  for (const name of await readdir(folder)) if (name !== fresh) await utimes(join(folder, name), yesterday, yesterday);
+  await openUploads({ folder, maxBytes: 1 });
+  assert.deepEqual((await readdir(folder)).sort(), [fresh, ".upload-keep", "log"].sort());
+});

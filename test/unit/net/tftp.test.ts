@@ -143,7 +143,7 @@ test("netascii: LF becomes CR LF, CR becomes CR NUL, across blocks", async (t) =
   assert.equal((await download(t, { port, filename: "empty", mode: "NETASCII" })).length, 0);
 });
 
-test("the timer is our own, whatever timeout was agreed: at most a second between repeats", async (t) => {
+test("the timer is our own, whatever timeout was agreed: at most two seconds between repeats", async (t) => {
   const { port } = await startTftp(t, await folderWith(t, { file: content }));
   const peer = await TftpPeer.open(t, port);
   peer.request("file", [["timeout", "255"]]);
