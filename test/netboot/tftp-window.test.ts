@@ -21,11 +21,11 @@ before(() => {
 });
 after(() => rmSync(shared, { recursive: true, force: true }));
 
-const loads = 3;
+const loads = 4;
 
 // What a board's own scripts may ask for; our flash asks for less. A restart that overfills U-Boot's receive ring
 // hangs its network until the next reset.
-test("U-Boot loads files with 1 % of the packets lost, and notices no loss", { skip }, async (t) => {
+test("U-Boot loads files with 1 % of the packets lost, and hardly notices", { skip }, async (t) => {
   const lab = await startLab(t, bundle, { kind: "tap", lossPercent: 1 });
   const { socketPath, agent } = await lab.serve();
   const client = await connect({ host: socketPath });
@@ -46,14 +46,17 @@ test("U-Boot loads files with 1 % of the packets lost, and notices no loss", { s
   await uboot.network({ tftpHost: hostAddress.tap, tftpPort: await server.get_port() }, address);
   for (const windowSize of [1, 16]) {
     console.send(`setenv tftpwindowsize ${windowSize}\n`);
+    let waits = 0;
     for (let count = 0; count < loads; count += 1) {
       said = "";
       await uboot.load("initramfs.gz", "0x48000000", statSync(file).size);
       const [, progress = "T"] = /Loading: ([^]*?)done/.exec(said) ?? [];
       // U-Boot prints a T when it has waited for too long.
-      assert.doesNotMatch(progress, /T/, `window ${windowSize}: ${said}`);
+      if (progress.includes("T")) waits += 1;
       t.diagnostic(`window ${windowSize}: ${/[\d.]+ [KM]iB\/s/.exec(progress)?.[0]}`);
     }
+    // Of an ACK that is lost twice only U-Boot itself knows: it answers one repeat, and then waits for 5 s.
+    assert.ok(waits <= loads / 2, `window ${windowSize}: ${waits} of ${loads} loads had to wait`);
     // Not all of them: of one whose last ACK is lost the server hears nothing for a while.
     const served = new RegExp(`initramfs.*blksize 1468, windowsize ${windowSize}, \\d+ blocks repeated`);
     assert.match(agent.stdout(), served);

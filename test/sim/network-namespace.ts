@@ -25,18 +25,34 @@ export interface NetworkNamespace {
   run(command: string, args: readonly string[]): Promise<string>;
 }
 
-const addresses = {
-  user: [`ip address add ${hostAddress.user}/32 dev lo`],
-  tap: [
-    `ip tuntap add ${tapName} mode tap`,
-    `ip address add ${hostAddress.tap}/24 dev ${tapName}`,
-    `ip link set ${tapName} up`,
-    `ip route add 255.255.255.255/32 dev ${tapName}`,
-  ],
-};
+const userNetwork = [`ip address add ${hostAddress.user}/32 dev lo`];
+
+/** @param device the host's own end */
+const hostOn = (device: string) => [
+  `ip address add ${hostAddress.tap}/24 dev ${device}`,
+  `ip link set ${device} up`,
+  `ip route add 255.255.255.255/32 dev ${device}`,
+];
+
+const tapNetwork = [`ip tuntap add ${tapName} mode tap`, `ip link set ${tapName} up`, ...hostOn(tapName)];
 
 /**
- * Drops at the interface, so that neither side is told. Requests get through: of one that is lost no TFTP server can
+ * A wire between host and tap that loses single packets: what leaves many at a time (UDP segmentation offload) is cut
+ * before it gets to the wire's other end.
+ */
+const lossyNetwork = (percent: number) => [
+  `ip tuntap add ${tapName} mode tap`,
+  "ip link add host0 type veth peer name wire0",
+  "ip link add lab0 type bridge",
+  `for port in wire0 ${tapName}; do ip link set $port master lab0 up; done`,
+  "ip link set lab0 up",
+  "ethtool --features host0 tx-udp-segmentation off",
+  ...hostOn("host0"),
+  `nft -f - <<'RULES'\n${lossRules(percent)}\nRULES`,
+];
+
+/**
+ * Drops where packets come in, so that neither side is told. Requests get through: of one that is lost no TFTP server can
  * know, only the client can wait and ask again.
  */
 const lossRules = (percent: number) => `table netdev loss {
@@ -46,7 +62,7 @@ const lossRules = (percent: number) => `table netdev loss {
     numgen random mod 100 < ${percent} drop
   }
   chain out {
-    type filter hook egress device "${tapName}" priority 0;
+    type filter hook ingress device "wire0" priority 0;
     numgen random mod 100 < ${percent} drop
   }
 }`;
@@ -57,9 +73,8 @@ const untilWeDie = ["--pdeathsig", "KILL"];
 /** Needs root. */
 export async function startNetwork(t: Pick<TestContext, "after">, options: NetworkOptions): Promise<NetworkNamespace> {
   const { kind, lossPercent = 0 } = options;
-  const setUp = [...addresses[kind]];
-  if (lossPercent > 0) setUp.push(`nft -f - <<'RULES'\n${lossRules(lossPercent)}\nRULES`);
-  return await newNamespace(t, setUp);
+  const tap = lossPercent > 0 ? lossyNetwork(lossPercent) : tapNetwork;
+  return await newNamespace(t, kind === "tap" ? tap : userNetwork);
 }
 
 /** @param setUp lines of shell that run in there first. Needs root. */
