@@ -1,7 +1,7 @@
 import { AgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
 import { hostPort } from "./addresses.ts";
-import { architectures, type Architecture, type BootRules } from "./dhcp/boot-choice.ts";
+import { architectures, type Architecture, type BootFiles, type BootRules } from "./dhcp/boot-choice.ts";
 import type { DhcpConfigInput } from "./dhcp/config.ts";
 import type { Lease } from "./dhcp/leases.ts";
 import { DhcpServer } from "./dhcp/server.ts";
@@ -30,7 +30,7 @@ export interface BootServiceOptions {
 
 /** DHCP as a boot service needs it; see dhcp/config.ts. */
 export type BootDhcp = Omit<DhcpConfigInput, "interface" | "boot"> & {
-  readonly boot: Pick<BootRules, "file" | "architectures" | "ipxe">;
+  readonly boot: Pick<BootRules, "file" | "architectures" | "ipxe" | "boards">;
 };
 
 /** TFTP, HTTP and DHCP for the boards of one network, without an exporter. */
@@ -92,17 +92,21 @@ export async function startBootService(options: BootServiceOptions): Promise<Boo
  * UEFI HTTP Boot and iPXE are told by URL what the others fetch over TFTP: the same folder is behind both, and HTTP is
  * the quicker way.
  */
-function withUrls(boot: BootDhcp["boot"], base: string): BootRules {
+function withUrls({ boards = {}, ...boot }: BootDhcp["boot"], base: string): BootRules {
   const url = (file: string) => (/^[a-z]+:\/\//i.test(file) ? file : base + file.replace(/^\/+/, ""));
-  const overHttp: Partial<Record<Architecture, string>> = {};
-  for (const [name, file] of Object.entries(boot.architectures ?? {})) {
-    const variant = `${name}-http`;
-    if (variant in architectures) overHttp[variant as Architecture] = url(file);
-  }
-  return {
-    ...boot,
-    architectures: { ...overHttp, ...boot.architectures },
-    ...(boot.file === undefined ? {} : { http: url(boot.file) }),
-    ...(boot.ipxe === undefined ? {} : { ipxe: url(boot.ipxe) }),
+  const byUrl = ({ architectures: files = {}, ...rest }: BootFiles): BootFiles => {
+    const overHttp: Partial<Record<Architecture, string>> = {};
+    for (const [name, file] of Object.entries(files)) {
+      const variant = `${name}-http`;
+      if (variant in architectures) overHttp[variant as Architecture] = url(file);
+    }
+    return {
+      ...rest,
+      architectures: { ...overHttp, ...files },
+      ...(rest.file === undefined ? {} : { http: url(rest.file) }),
+      ...(rest.ipxe === undefined ? {} : { ipxe: url(rest.ipxe) }),
+    };
   };
+  const byMac = Object.entries(boards).map(([mac, files]) => [mac, byUrl(files)] as const);
+  return { ...byUrl(boot), boards: Object.fromEntries(byMac) };
 }

@@ -3,6 +3,7 @@ import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { startBootService, type BootDhcp, type BootServiceOptions } from "../../net/boot-service.ts";
 import { architectures, type Architecture } from "../../net/dhcp/boot-choice.ts";
+import { parseMac } from "../../net/neighbours.ts";
 import type { RunningTransfer } from "../../net/transfers.ts";
 import { openUploads } from "../../net/uploads.ts";
 import { AgentError, isSystemError } from "../driver/errors.ts";
@@ -33,6 +34,8 @@ const options = {
     group,
   },
   ipxe: { type: "string", value: "FILE", help: "script or URL for boards that run iPXE already", group },
+  board: { type: "string", value: "MAC=FILE", multiple: true, help: "what this board boots, whatever it is", group },
+  reserve: { type: "string", value: "MAC=ADDRESS", multiple: true, help: "the address of this board", group },
   range: { type: "string", value: "FIRST-LAST", help: "addresses to give (all of the network)", group },
   router: { type: "string", value: "ADDRESS", help: "default router of the boards (none)", group },
   dns: { type: "string", value: "ADDRESS", multiple: true, help: "name servers of the boards (none)", group },
@@ -123,7 +126,7 @@ async function uploads({ uploads: path, "upload-limit": limit = "64" }: BootWord
 async function dhcp(given: BootWords): Promise<BootDhcp | undefined> {
   const proxy = given["proxy-dhcp"] === true;
   if (given.dhcp !== true && !proxy) {
-    const idle = (["boot", "ipxe", "range", "router", "dns", "lease-file"] as const).find(
+    const idle = (["boot", "ipxe", "board", "reserve", "range", "router", "dns", "lease-file"] as const).find(
       (name) => given[name] !== undefined,
     );
     if (idle !== undefined) throw new AgentError("E_USAGE", `--${idle} means nothing without --dhcp or --proxy-dhcp`);
@@ -134,7 +137,7 @@ async function dhcp(given: BootWords): Promise<BootDhcp | undefined> {
     throw new AgentError("E_USAGE", "DHCP is served on one interface: name it with --interface IF");
   }
   const boot = bootFiles(given);
-  if (proxy && Object.keys(boot).length === 0)
+  if (proxy && given.boot === undefined && given.board === undefined && given.ipxe === undefined)
     throw new AgentError("E_USAGE", "--proxy-dhcp needs a --boot FILE to tell");
   const [first, last, ...rest] = given.range?.split("-") ?? [];
   if (given.range !== undefined && (first === undefined || last === undefined || rest.length > 0)) {
@@ -146,30 +149,39 @@ async function dhcp(given: BootWords): Promise<BootDhcp | undefined> {
     ...(first === undefined || last === undefined ? {} : { pool: { first, last } }),
     ...(given.router === undefined ? {} : { router: given.router }),
     dns: [...(given.dns ?? [])],
+    reservations: byMac("--reserve", given.reserve, (address) => ({ address })),
     ...(proxy ? {} : { leaseFile: await leaseFile(given["lease-file"], given.interface) }),
   };
 }
 
-function bootFiles({ boot = [], ipxe }: BootWords): BootDhcp["boot"] {
-  const files: { file?: string; architectures: Partial<Record<Architecture, string>>; ipxe?: string } = {
-    architectures: {},
-  };
+function bootFiles({ boot = [], ipxe, board }: BootWords): BootDhcp["boot"] {
+  let file: string | undefined;
+  const ofArchitecture: Partial<Record<Architecture, string>> = {};
   for (const word of boot) {
-    const [, name, file] = /^([a-z0-9-]+)=(.+)$/.exec(word) ?? [];
-    if (name === undefined || file === undefined) {
-      if (files.file !== undefined)
-        throw new AgentError("E_USAGE", `two files for every board: ${files.file} and ${word}`);
-      files.file = word;
+    const [, name, own] = /^([a-z0-9-]+)=(.+)$/.exec(word) ?? [];
+    if (name === undefined || own === undefined) {
+      if (file !== undefined) throw new AgentError("E_USAGE", `two files for every board: ${file} and ${word}`);
+      file = word;
     } else if (Object.hasOwn(architectures, name)) {
-      files.architectures[name as Architecture] = file;
+      ofArchitecture[name as Architecture] = own;
     } else {
       throw new AgentError("E_USAGE", `--boot ${word}: there is no architecture ${name}`, {
         hint: `one of ${Object.keys(architectures).join(", ")}`,
       });
     }
   }
-  if (ipxe !== undefined) files.ipxe = ipxe;
-  return Object.keys(files.architectures).length > 0 || files.file !== undefined || ipxe !== undefined ? files : {};
+  const boards = byMac("--board", board, (file) => ({ file }));
+  return { file, ipxe, architectures: ofArchitecture, boards };
+}
+
+function byMac<T>(option: string, words: readonly string[] = [], read: (value: string) => T): Record<string, T> {
+  const entries = words.map((word) => {
+    const [, mac = "", value = ""] = /^([^=]*)=(.+)$/.exec(word) ?? [];
+    const parsed = parseMac(mac);
+    if (parsed !== undefined) return [parsed, read(value)] as const;
+    throw new AgentError("E_USAGE", `${option} ${word}: MAC=… is needed, such as 02:00:00:00:00:07=…`);
+  });
+  return Object.fromEntries(entries);
 }
 
 /** systemd's state directory, else the one that root or this user has. */

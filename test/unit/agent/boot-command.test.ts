@@ -29,6 +29,8 @@ test("words that make no sense are told before anything listens", async (t) => {
     [[...dhcp, "--range", "10.0.0.1"], /FIRST-LAST/],
     [[...dhcp, "--boot", "a", "--boot", "b"], /two files for every board: a and b/],
     [[...dhcp, "--boot", "vax=a"], /there is no architecture vax/],
+    [[...dhcp, "--board", "board-1=a"], /--board board-1=a: MAC=… is needed/],
+    [[...dhcp, "--reserve", "02:00:00:00:00:07"], /--reserve 02:00:00:00:00:07: MAC=…/],
   ] as const) {
     const { given } = readArguments(words, boot.options);
     await assert.rejects(boot.run(given, []), { code: "E_USAGE", message }, words.join(" "));
@@ -113,4 +115,27 @@ test("a board gets its address, its boot file over TFTP and HTTP, and leaves its
   const second = await startBoot(t, host, words);
   assert.equal((await lease()).ip, ip);
   assert.equal((await second.stop()).code, 143);
+});
+
+test("boards are told by their MAC what to boot, and get the addresses that are theirs", { skip }, async (t) => {
+  const [known, other] = ["02:00:00:00:00:0c", "02:00:00:00:00:0d"];
+  const root = scratch(t);
+  const network = await startLan(t);
+  const words = ["--root", root, "--dhcp", "--boot", "others.img", "--lease-file", join(root, "leases.json")].concat([
+    "--board",
+    `${known.toUpperCase()}=own.img`,
+    "--reserve",
+    `${known}=10.77.0.77`,
+  ]);
+  await startBoot(t, network.host, words);
+  const script = join(root, "script");
+  writeFileSync(script, "#!/bin/sh\n[ $1 = bound ] && echo $ip $boot_file\ntrue\n");
+  chmodSync(script, 0o755);
+  const told = async (mac: string) => {
+    const board = await network.plugIn(mac);
+    const udhcpc = ["udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "5", "-T", "1", "-s", script];
+    return (await said(board.spawn("busybox", udhcpc))).text;
+  };
+  assert.match(await told(known), /^10\.77\.0\.77 own\.img$/m);
+  assert.match(await told(other), /^10\.77\.0\.\d+ others\.img$/m);
 });
