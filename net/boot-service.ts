@@ -46,9 +46,7 @@ export interface BootService {
 export async function startBootService(options: BootServiceOptions): Promise<BootService> {
   const { root, uploads, log, interface: device } = options;
   const hosts = options.hosts.length > 0 ? options.hosts : [device === undefined ? "::" : `%${device}`];
-  const view = { name: "boot", roots: [root], boards: [], uploads, log } satisfies View & {
-    uploads: Uploads | undefined;
-  };
+  const view: View = { name: "boot", roots: [root], boards: [], uploads, log };
   const endpoints: string[] = [];
   const stops: (() => void | Promise<void>)[] = [];
   const stop = async () => {

@@ -9,11 +9,12 @@ import {
   readlink,
   realpath,
   rename,
+  statfs,
   unlink,
   type FileHandle,
 } from "node:fs/promises";
 import { join } from "node:path";
-import { isSystemError } from "../agent/driver/errors.ts";
+import { AgentError, isSystemError } from "../agent/driver/errors.ts";
 import { isBelow, refusalOf, type Refusal } from "./files.ts";
 
 /** Where boards may leave files, how large each may be, and how many. */
@@ -40,6 +41,18 @@ export async function openUploads({ folder }: Uploads): Promise<void> {
   }
 }
 
+/** Why a name cannot be written: as for one that is read, or it is taken, or the folder or its disk is full. */
+export type UploadRefusal = Refusal | "exists" | "full";
+
+/**
+ * What uploads leave free on a disk, for the host's own needs: 5 %, which ext4 keeps for root, and of a large disk a
+ * gigabyte.
+ */
+const reservedShare = 0.05;
+const reservedBytesLimit = 2 ** 30;
+/** How often the disk is asked again while a file grows. */
+const spaceCheckBytes = 16 << 20;
+
 /** asm-generic/fcntl.h; names a folder without opening it. */
 const O_PATH = 0o10000000;
 const { O_DIRECTORY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
@@ -57,6 +70,7 @@ export class Upload {
   readonly #file: FileHandle;
   readonly #partial: string;
   readonly #target: string;
+  #uncheckedBytes = 0;
 
   private constructor(folder: FileHandle, file: FileHandle, partial: string, target: string) {
     this.#folder = folder;
@@ -66,13 +80,15 @@ export class Upload {
   }
 
   /**
-   * Names lead into `root` and into folders that are there already; they are confined as names that are read are.
+   * Names lead into the folder and into folders that are there already; they are confined as names that are read are.
+   * @param announcedBytes the file's size, where the board has told it
    * @throws system errors that say nothing about the name: EMFILE, ENOSPC, EROFS.
    */
   static async begin(
     { folder: root, maxFiles = 10_000 }: Uploads,
     name: string,
-  ): Promise<Upload | { refused: Refusal | "exists" | "full" }> {
+    announcedBytes = 0,
+  ): Promise<Upload | { refused: UploadRefusal }> {
     const segments = name.split("/").filter((segment) => segment !== "" && segment !== ".");
     const own = segments.pop();
     if (own === undefined || /\/\.?$/.test(name)) return { refused: "folder" };
@@ -92,7 +108,7 @@ export class Upload {
         await folder.close();
         return { refused: "exists" };
       }
-      if ((await readdir(pinned)).length >= maxFiles) {
+      if ((await readdir(pinned)).length >= maxFiles || !(await hasRoom(pinned, announcedBytes))) {
         await folder.close();
         return { refused: "full" };
       }
@@ -106,9 +122,16 @@ export class Upload {
     }
   }
 
-  /** Appends all of it. */
-  write(bytes: Uint8Array): Promise<void> {
-    return this.#file.appendFile(bytes);
+  /** Appends all of it. @throws what {@link isDiskFull} knows, before the host has no room itself. */
+  async write(bytes: Uint8Array): Promise<void> {
+    this.#uncheckedBytes += bytes.length;
+    if (this.#uncheckedBytes >= spaceCheckBytes) {
+      this.#uncheckedBytes = 0;
+      if (!(await hasRoom(`/proc/self/fd/${this.#folder.fd}`, 0))) {
+        throw new AgentError("E_LIMIT", "the disk is as full as uploads may make it");
+      }
+    }
+    await this.#file.appendFile(bytes);
   }
 
   /** Puts the complete file into its place. @returns false if the name was taken meanwhile; then it is gone. */
@@ -142,6 +165,17 @@ export class Upload {
     await this.#file.close();
     await this.#folder.close();
   }
+}
+
+/** Whether writing failed because there is no room. */
+export function isDiskFull(error: unknown): boolean {
+  if (error instanceof AgentError) return error.code === "E_LIMIT";
+  return isSystemError(error) && ["ENOSPC", "EDQUOT", "EFBIG"].includes(error.code);
+}
+
+async function hasRoom(folder: string, bytes: number): Promise<boolean> {
+  const { bavail, blocks, bsize } = await statfs(folder);
+  return bavail * bsize - Math.min(blocks * bsize * reservedShare, reservedBytesLimit) >= bytes;
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -2,6 +2,7 @@ import { BlockList, isIP, isIPv6 } from "node:net";
 import { AgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
 import { macOf, parseMac } from "./neighbours.ts";
+import type { Uploads } from "./uploads.ts";
 
 /** What one exporter shows to its boards on a port that it may share with others. */
 export interface View {
@@ -11,6 +12,8 @@ export interface View {
   readonly roots: readonly string[];
   /** The boards that see it; empty: every board that no other view names. */
   readonly boards: readonly Board[];
+  /** Where its boards may leave files, by a write request of TFTP or HTTP's PUT; without it they may not. */
+  readonly uploads?: Uploads | undefined;
   readonly log: Logger;
 }
 

@@ -1,24 +1,31 @@
 import { randomBytes } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
-import { STATUS_CODES, type IncomingMessage, type ServerResponse } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { ServedFile } from "../files.ts";
+import { answer } from "./answer.ts";
 import type { Running } from "./connections.ts";
+import type { Slots } from "./slots.ts";
 import { multipartHead, multipartTail, select, type ByteRange } from "./protocol.ts";
 
 const readBytes = 512 * 1024;
+/** So little is read without waiting for a turn. */
+const smallBytes = 64 * 1024;
 const octets = "application/octet-stream";
 
 /**
  * Answers GET or HEAD with a file, its conditions and ranges (RFC 9110 sections 13 and 14). Never a Content-Encoding:
  * what is stored as .gz is sent as it is. Closes the file.
+ * @param reads what files are read in, all downloads together
  * @param watch called when bytes begin to move
+ * @returns what became of it, for the log
  */
 export async function sendFile(
   request: IncomingMessage,
   response: ServerResponse,
   { handle, sizeBytes, modified, tag }: ServedFile,
+  reads: Slots,
   watch: (running: Pick<Running, "sizeBytes" | "movedBytes">) => () => void,
-): Promise<void> {
+): Promise<string> {
   try {
     const method = request.method === "HEAD" ? "HEAD" : "GET";
     const etag = `"${tag}"`;
@@ -27,14 +34,20 @@ export async function sendFile(
     response.setHeader("ETag", etag);
     response.setHeader("Last-Modified", modified.toUTCString());
     if (selection.status === 416) response.setHeader("Content-Range", `bytes */${sizeBytes}`);
-    if (selection.status === 304) return void response.writeHead(304).end();
+    if (selection.status === 304) {
+      response.writeHead(304).end();
+      return "304";
+    }
     if (selection.status !== 200 && selection.status !== 206) return answer(response, selection.status);
     const parts = selection.status === 206 ? wrap(response, selection.ranges, sizeBytes) : whole(response, sizeBytes);
     const length = parts.reduce((sum, { head, range }) => sum + head.length + range.last - range.first + 1, 0);
     response.setHeader("Content-Length", length);
     response.writeHead(selection.status);
-    if (method === "HEAD" || length === 0) return void response.end();
-    const writer = new Writer(response);
+    if (method === "HEAD" || length === 0) {
+      response.end();
+      return String(selection.status);
+    }
+    const writer = new Writer(response, reads);
     const unwatch = watch({ sizeBytes: length, movedBytes: () => writer.takenBytes });
     try {
       for (const { head, range } of parts) {
@@ -42,6 +55,7 @@ export async function sendFile(
         await writer.writeRange(handle, range);
       }
       await writer.end();
+      return `${selection.status} ${length} bytes`;
     } finally {
       unwatch();
     }
@@ -77,30 +91,33 @@ function wrap(response: ServerResponse, ranges: readonly ByteRange[], sizeBytes:
 /** A response's body. While one buffer is sent, the other one is read into: new memory costs more than the copy. */
 class Writer {
   readonly #response: ServerResponse;
-  readonly #gone: Promise<never>;
+  readonly #reads: Slots;
   readonly #buffers: Buffer[] = [];
   #turn = 0;
-  #sending: Promise<unknown> = Promise.resolve();
+  #sent: Promise<void> = Promise.resolve();
+  #fail: (error: Error) => void = () => {};
   /** Bytes that the socket has taken. */
   takenBytes = 0;
 
-  constructor(response: ServerResponse) {
+  constructor(response: ServerResponse, reads: Slots) {
     this.#response = response;
-    this.#gone = new Promise((_, reject) => {
-      response.once("close", () => reject(response.errored ?? new Error("the client has gone")));
-    });
-    this.#gone.catch(() => {});
+    this.#reads = reads;
+    response.once("close", () => this.#fail(new Error("the client has gone")));
   }
 
   /** Resolves when the bytes before these have been taken; these must stay as they are until then. */
   async write(bytes: Buffer): Promise<void> {
-    await Promise.race([this.#sending, this.#gone]);
-    this.#sending = new Promise<void>((resolve) => {
-      this.#response.write(bytes, () => {
+    await this.#sent;
+    this.#sent = new Promise<void>((resolve, reject) => {
+      this.#fail = reject;
+      this.#response.write(bytes, (error) => {
+        if (error) return reject(error);
         this.takenBytes += bytes.length;
         resolve();
       });
     });
+    // It is looked at with the next write.
+    this.#sent.catch(() => {});
   }
 
   /** @throws Error if the file became shorter: a body that is cut must not look whole */
@@ -109,7 +126,8 @@ class Writer {
       const wanted = Math.min(readBytes, last - position + 1);
       this.#turn ^= 1;
       const buffer = (this.#buffers[this.#turn] ??= Buffer.allocUnsafeSlow(Math.min(readBytes, last - first + 1)));
-      const { bytesRead } = await handle.read(buffer, 0, Math.min(wanted, buffer.length), position);
+      const read = () => handle.read(buffer, 0, Math.min(wanted, buffer.length), position);
+      const { bytesRead } = await (wanted <= smallBytes ? read() : this.#reads.run(read));
       if (bytesRead === 0) throw new Error("the file became shorter while it was sent");
       await this.write(buffer.subarray(0, bytesRead));
       position += bytesRead;
@@ -117,15 +135,7 @@ class Writer {
   }
 
   async end(): Promise<void> {
-    await Promise.race([this.#sending, this.#gone]);
+    await this.#sent;
     this.#response.end();
   }
-}
-
-/** An answer that is only its status. */
-export function answer(response: ServerResponse, status: number, text = STATUS_CODES[status] ?? ""): void {
-  const body = `${status} ${text}\n`;
-  response.setHeader("Content-Type", "text/plain; charset=utf-8");
-  response.setHeader("Content-Length", Buffer.byteLength(body));
-  response.writeHead(status).end(response.req.method === "HEAD" ? undefined : body);
 }

@@ -1,7 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
-import { AgentError } from "../../agent/driver/errors.ts";
 import { hostPort } from "../addresses.ts";
 import {
   advertiseConfig,
@@ -20,11 +19,8 @@ import { HttpServer } from "./server.ts";
 import { TlsFiles } from "./tls.ts";
 import type { HttpView } from "./view.ts";
 
-export default defineDriver({
-  types: ["jumpstarter_driver_http.driver.HttpServer"],
-  summary: "Serves files over HTTP or HTTPS, with ranges; takes new ones where `uploads` allows it.",
-  implements: http,
-  config: z.strictObject({
+const config = z
+  .strictObject({
     root_dir: z.string().min(1).default("/var/www").describe("folder that is served; made if missing"),
     host: hostConfig,
     port: portConfig(8080),
@@ -45,7 +41,18 @@ export default defineDriver({
     tls_key: z.string().min(1).nullish().describe("private key of tls_cert (PEM)"),
     boards: boardsConfig,
     global_root_dir: globalRootConfig,
-  }),
+  })
+  .superRefine(({ tls_cert, tls_key }, context) => {
+    if (typeof tls_cert === typeof tls_key) return;
+    const path = [tls_cert ? "tls_key" : "tls_cert"];
+    context.addIssue({ code: "custom", path, message: "tls_cert and tls_key go together" });
+  });
+
+export default defineDriver({
+  types: ["jumpstarter_driver_http.driver.HttpServer"],
+  summary: "Serves files over HTTP or HTTPS, with ranges; takes new ones where `uploads` allows it.",
+  implements: http,
+  config,
   children: ({ config }) => storageChild(config),
 
   async open(context) {
@@ -56,9 +63,7 @@ export default defineDriver({
       uploads: await uploadsOf(config),
       limits: { stallMs: config.timeout * 1000 },
     };
-    const { tls_cert: cert, tls_key: key } = config;
-    if (typeof cert !== typeof key) throw new AgentError("E_CONFIG", "tls_cert and tls_key go together");
-    const tls = cert && key ? { cert, key } : undefined;
+    const tls = config.tls_cert && config.tls_key ? { cert: config.tls_cert, key: config.tls_key } : undefined;
     const make = () => new HttpServer(config.port, { tls: tls && new TlsFiles(tls, log) });
     const server = new BootServer({
       name: "HTTP",
@@ -66,8 +71,9 @@ export default defineDriver({
       advertise: config.advertise,
       log,
       listen: (hosts) => {
-        // A free port of its own is nobody else's.
-        const port = config.port === 0 ? make() : context.sharedOnHost(`http:${config.port}:${tls?.cert ?? ""}`, make);
+        // Exporters that share a port share its certificate. A free port of its own is nobody else's.
+        const key = ["http", config.port, tls?.cert, tls?.key].join(":");
+        const port = config.port === 0 ? make() : context.sharedOnHost(key, make);
         return port.serve(view, hosts);
       },
     });

@@ -1,14 +1,16 @@
 import { once } from "node:events";
-import { createServer, STATUS_CODES, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import { hostPort } from "../addresses.ts";
 import { openInFolders, type Refusal } from "../files.ts";
 import { SharedPort, type Listener } from "../shared-port.ts";
 import type { RunningTransfer } from "../transfers.ts";
+import { answer, refuse } from "./answer.ts";
 import { Connections, type Running } from "./connections.ts";
-import { answer, sendFile } from "./download.ts";
+import { sendFile } from "./download.ts";
 import { targetPath } from "./protocol.ts";
+import { Slots } from "./slots.ts";
 import type { TlsFiles } from "./tls.ts";
 import { takeUpload, uploadsPath } from "./upload.ts";
 import type { HttpView } from "./view.ts";
@@ -22,8 +24,14 @@ export interface HttpServerOptions {
   readonly tls?: TlsFiles | undefined;
 }
 
-/** The system's own limit comes before that of files; handshakes count here, and nowhere else. */
-const mostSockets = 4096;
+/**
+ * Node reads files in four threads. One stays free, so that hundreds of downloads that begin at the same time do not
+ * keep a small file waiting.
+ */
+const readsAtOnce = 3;
+
+/** On one address, of all views. */
+const mostConnections = 4096;
 
 const refusals: Readonly<Record<Refusal, number>> = {
   missing: 404,
@@ -38,6 +46,7 @@ export class HttpServer {
   readonly #port: SharedPort<HttpView>;
   readonly #options: HttpServerOptions;
   readonly #connections = new Connections();
+  readonly #reads = new Slots(readsAtOnce);
 
   /** @param port 0 lets the system choose; all addresses then share the port. */
   constructor(port: number, options: HttpServerOptions = {}) {
@@ -97,8 +106,9 @@ export class HttpServer {
         ? createServer(options)
         : createTlsServer({ ...options, ...tls.current, handshakeTimeout: headersMs });
     const forget = tls?.follow((current) => "setSecureContext" in server && server.setSecureContext(current));
-    server.maxConnections = mostSockets;
-    server.on(tls === undefined ? "connection" : "secureConnection", (socket: Socket) => this.#admit(socket, address));
+    server.maxConnections = mostConnections;
+    // With TLS, this is before the handshake.
+    server.on("connection", (socket: Socket) => this.#admit(socket, address));
     server.on("request", (request, response) => this.#onRequest(request, response, false));
     server.on("checkContinue", (request, response) => this.#onRequest(request, response, true));
     try {
@@ -125,9 +135,7 @@ export class HttpServer {
   }
 
   #onRequest(request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void {
-    const served = this.#connections.servedTo(request.socket);
-    if (served === undefined) return void request.socket.destroy();
-    served.run(() => void this.#serve(served.view, request, response, expectsContinue));
+    this.#connections.inTurn(request.socket, response, (view) => this.#serve(view, request, response, expectsContinue));
   }
 
   async #serve(
@@ -146,7 +154,7 @@ export class HttpServer {
       log(await this.#answer(view, request, response, expectsContinue));
     } catch (error) {
       log(error instanceof Error ? error.message : String(error));
-      if (!response.headersSent) answer(response, 500);
+      if (!response.headersSent) await refuse(request, response, 500);
       // A body that cannot be completed must not look complete.
       else response.destroy();
     }
@@ -159,10 +167,6 @@ export class HttpServer {
     response: ServerResponse,
     expectsContinue: boolean,
   ): Promise<string> {
-    const only = (status: number) => {
-      answer(response, status);
-      return `${status} ${STATUS_CODES[status]}`;
-    };
     const path = targetPath(request.url ?? "");
     const isUpload = request.method === "PUT" || request.method === "POST";
     const watch = (direction: Running["direction"]) => (of: Pick<Running, "sizeBytes" | "movedBytes">) =>
@@ -181,17 +185,16 @@ export class HttpServer {
         watch: watch("from-board"),
       });
     }
-    // Whatever body it sends is not read.
-    if (hasBody(request)) response.setHeader("Connection", "close");
     if (request.method !== "GET" && request.method !== "HEAD") {
-      response.setHeader("Allow", "GET, HEAD").setHeader("Connection", "close");
-      return only(405);
+      response.setHeader("Allow", "GET, HEAD");
+      return await refuse(request, response, 405);
     }
-    if (path === undefined) return only(400);
+    // What a GET brings along means nothing (RFC 9110 section 9.3.1) and is not waited for.
+    if (hasBody(request)) response.setHeader("Connection", "close");
+    if (path === undefined) return answer(response, 400);
     const file = await openInFolders(view.roots, path);
-    if ("refused" in file) return only(refusals[file.refused]);
-    await sendFile(request, response, file, watch("to-board"));
-    return String(response.statusCode);
+    if ("refused" in file) return answer(response, refusals[file.refused]);
+    return await sendFile(request, response, file, this.#reads, watch("to-board"));
   }
 }
 

@@ -9,39 +9,51 @@ export interface Credentials {
   readonly key: Buffer;
 }
 
-/** Renewed certificates are taken over so soon. */
-const checkMs = 10_000;
-
-/** A server's certificate chain and key in two files, which may be renewed while it runs. */
+/** A server's certificate chain and key in two files; renewed ones are taken over within `checkMs`. */
 export class TlsFiles {
   readonly #paths: { readonly cert: string; readonly key: string };
   readonly #log: Logger;
+  readonly #checkMs: number;
   readonly #followers = new Set<(current: Credentials) => void>();
   #current: Credentials | undefined;
+  /** What the files were when they were read last, whether they served or not. */
   #stamp = "";
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(paths: { readonly cert: string; readonly key: string }, log: Logger) {
+  constructor(paths: { readonly cert: string; readonly key: string }, log: Logger, { checkMs = 10_000 } = {}) {
     this.#paths = paths;
     this.#log = log;
+    this.#checkMs = checkMs;
   }
 
-  /** @throws AgentError E_CONFIG for files that are missing or do not fit together */
+  /**
+   * Reads the files, if they have changed. What is half written or wrong changes nothing, once there is something that
+   * serves; it is said once.
+   * @throws AgentError E_CONFIG if there is nothing that serves
+   */
   async load(): Promise<void> {
     const { cert: certPath, key: keyPath } = this.#paths;
+    const former = this.#current;
+    const stamp = await this.#stampNow();
+    if (former !== undefined && stamp === this.#stamp) return;
+    this.#stamp = stamp;
     try {
-      const stamp = await this.#stampNow();
       const [cert, key] = await Promise.all([readFile(certPath), readFile(keyPath)]);
       createSecureContext({ cert, key });
-      [this.#current, this.#stamp] = [{ cert, key }, stamp];
+      this.#current = { cert, key };
     } catch (error) {
-      throw new AgentError("E_CONFIG", `TLS with ${certPath} and ${keyPath}: ${toAgentError(error).message}`, {
+      const problem = `TLS with ${certPath} and ${keyPath}: ${toAgentError(error).message}`;
+      if (former !== undefined) return this.#log.warn(`${problem}; the former certificate serves on`);
+      throw new AgentError("E_CONFIG", problem, {
         cause: error,
         hint: "tls_cert is a PEM certificate chain, tls_key its PEM private key",
       });
     }
+    if (former !== undefined) this.#log.info(`${certPath} was renewed`);
+    for (const follower of this.#followers) follower(this.#current);
   }
 
+  /** Of the last `load`. */
   get current(): Credentials {
     if (this.#current === undefined) throw new Error("not loaded");
     return this.#current;
@@ -50,7 +62,7 @@ export class TlsFiles {
   /** Tells of renewed files. @returns what ends that */
   follow(follower: (current: Credentials) => void): () => void {
     this.#followers.add(follower);
-    this.#timer ??= setInterval(() => void this.#check(), checkMs).unref();
+    this.#timer ??= setInterval(() => void this.load(), this.#checkMs).unref();
     return () => {
       this.#followers.delete(follower);
       if (this.#followers.size > 0) return;
@@ -59,20 +71,11 @@ export class TlsFiles {
     };
   }
 
-  /** What is half written, or wrong, changes nothing: the old ones serve on. */
-  async #check(): Promise<void> {
-    try {
-      if ((await this.#stampNow()) === this.#stamp) return;
-      await this.load();
-      for (const follower of this.#followers) follower(this.current);
-      this.#log.info(`${this.#paths.cert} was renewed`);
-    } catch (error) {
-      this.#log.warn(toAgentError(error).message);
-    }
-  }
-
   async #stampNow(): Promise<string> {
-    const stats = await Promise.all([stat(this.#paths.cert), stat(this.#paths.key)]);
-    return stats.map(({ ino, mtimeMs, size }) => `${ino} ${mtimeMs} ${size}`).join();
+    const stamps = Object.values(this.#paths).map(async (path) => {
+      const { ino, mtimeMs, size } = await stat(path);
+      return `${ino} ${mtimeMs} ${size}`;
+    });
+    return (await Promise.all(stamps).catch((error: unknown) => [String(error)])).join();
   }
 }

@@ -1,14 +1,12 @@
-import { STATUS_CODES, type IncomingMessage, type ServerResponse } from "node:http";
-import { isSystemError } from "../../agent/driver/errors.ts";
-import type { Refusal } from "../files.ts";
-import { Upload, type Uploads } from "../uploads.ts";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { isDiskFull, Upload, type UploadRefusal, type Uploads } from "../uploads.ts";
+import { answer, refuse } from "./answer.ts";
 import type { Running } from "./connections.ts";
-import { answer } from "./download.ts";
 
 /** Below it lies what boards leave. */
 export const uploadsPath = "/uploads/";
 
-const refusals: Readonly<Record<Refusal | "exists" | "full", number>> = {
+const refusals: Readonly<Record<UploadRefusal, number>> = {
   missing: 404,
   folder: 400,
   special: 403,
@@ -38,40 +36,38 @@ export async function takeUpload(
 ): Promise<string> {
   const length = request.headers["content-length"];
   const sizeBytes = length === undefined ? undefined : Number(length);
-  const refuse = (status: number, text?: string) => {
-    // Whatever body it sends is not read.
-    response.setHeader("Connection", "close");
-    answer(response, status, text);
-    return `${status} ${text ?? STATUS_CODES[status]}`;
-  };
+  const refused = (status: number, text?: string) => refuse(request, response, status, text);
   // A part of a file would make the rest disappear (RFC 9110 section 14.5).
-  if (request.headers["content-range"] !== undefined) return refuse(400, "partial uploads are not taken");
-  if (request.headers["content-encoding"] !== undefined) return refuse(415, "send it as it is, without encoding");
+  if (request.headers["content-range"] !== undefined) return await refused(400, "partial uploads are not taken");
+  if (request.headers["content-encoding"] !== undefined)
+    return await refused(415, "send it as it is, without encoding");
   const tooLarge = `at most ${uploads.maxBytes} bytes`;
-  if (sizeBytes !== undefined && sizeBytes > uploads.maxBytes) return refuse(413, tooLarge);
-  const upload = await Upload.begin(uploads, name);
-  if ("refused" in upload) return refuse(refusals[upload.refused]);
+  if (sizeBytes !== undefined && sizeBytes > uploads.maxBytes) return await refused(413, tooLarge);
+  const upload = await Upload.begin(uploads, name, sizeBytes);
+  if ("refused" in upload) return await refused(refusals[upload.refused]);
   let movedBytes = 0;
   const unwatch = watch({ sizeBytes, movedBytes: () => movedBytes });
   try {
     if (expectsContinue) response.writeContinue();
-    for await (const chunk of request as AsyncIterable<Buffer>) {
+    // Leaving the loop must not end the connection: the client shall read why.
+    for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       movedBytes += chunk.length;
-      if (movedBytes > uploads.maxBytes) {
-        await upload.discard();
-        return refuse(413, tooLarge);
-      }
+      if (movedBytes > uploads.maxBytes) break;
       await upload.write(chunk);
+    }
+    if (movedBytes > uploads.maxBytes) {
+      await upload.discard();
+      return await refused(413, tooLarge);
     }
     // A body that ends with its connection is not whole.
     if (!request.complete) throw new Error("the upload was cut");
-    if (!(await upload.commit())) return refuse(409);
+    if (!(await upload.commit())) return await refused(409);
     response.setHeader("Location", uploadsPath + name.split("/").map(encodeURIComponent).join("/"));
     answer(response, 201);
     return `201 ${movedBytes} bytes`;
   } catch (error) {
     await upload.discard();
-    if (isSystemError(error) && ["ENOSPC", "EDQUOT", "EFBIG"].includes(error.code)) return refuse(507);
+    if (isDiskFull(error)) return await refused(507);
     throw error;
   } finally {
     unwatch();

@@ -1,10 +1,7 @@
-import type { Uploads } from "../uploads.ts";
 import type { View } from "../views.ts";
 
-/** What a board may fetch over HTTP, and whether it may leave files. */
+/** What a board may fetch and leave over HTTP. */
 export interface HttpView extends View {
-  /** Where `PUT /uploads/NAME` goes; without it, none is taken. */
-  readonly uploads?: Uploads | undefined;
   readonly limits?: Partial<HttpLimits>;
 }
 
@@ -13,7 +10,7 @@ export interface HttpLimits {
   readonly connections: number;
   /** Of `connections`, how many one address may have. */
   readonly connectionsPerPeer: number;
-  /** A transfer must make progress in so long. */
+  /** A request must make progress in so long: a kilobyte, in whichever direction. */
   readonly stallMs: number;
 }
 

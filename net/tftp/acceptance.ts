@@ -1,5 +1,4 @@
-import { isSystemError } from "../../agent/driver/errors.ts";
-import { Upload } from "../uploads.ts";
+import { isDiskFull, Upload, type UploadRefusal } from "../uploads.ts";
 import { refusals } from "./delivery.ts";
 import type { Asked, Prepared, Refused } from "./machine.ts";
 import { negotiate } from "./options.ts";
@@ -9,7 +8,12 @@ import { FileStore } from "./store.ts";
 import { retransmission } from "./view.ts";
 
 const fileExists: readonly [ErrorCode, string] = [errorCode.fileExists, "File already exists"];
-const diskFull = ["ENOSPC", "EDQUOT", "EFBIG"];
+const diskFull: readonly [ErrorCode, string] = [errorCode.diskFull, "Disk full"];
+const uploadRefusals: Readonly<Record<UploadRefusal, readonly [ErrorCode, string]>> = {
+  ...refusals,
+  exists: fileExists,
+  full: diskFull,
+};
 
 /** Makes room for the file that a write request brings, and agrees on the terms. */
 export async function prepareAcceptance({ request, view, limits }: Asked): Promise<Prepared | Refused> {
@@ -25,12 +29,8 @@ export async function prepareAcceptance({ request, view, limits }: Asked): Promi
   if (!isNetascii && (announcedBytes ?? 0) > uploads.maxBytes) {
     return { refused: [errorCode.diskFull, tooLarge(uploads.maxBytes)] };
   }
-  const upload = await Upload.begin(uploads, request.filename);
-  if ("refused" in upload) {
-    if (upload.refused === "exists") return { refused: fileExists };
-    if (upload.refused === "full") return { refused: [errorCode.diskFull, "Too many uploads"] };
-    return { refused: refusals[upload.refused] };
-  }
+  const upload = await Upload.begin(uploads, request.filename, announcedBytes);
+  if ("refused" in upload) return { refused: uploadRefusals[upload.refused] };
   return {
     terms,
     sizeBytes: isNetascii ? undefined : announcedBytes,
@@ -47,9 +47,8 @@ export async function prepareAcceptance({ request, view, limits }: Asked): Promi
           onReady: () => reception.ready(),
           onStored: (isNew) => (isNew ? reception.stored() : reception.fail(...fileExists)),
           onFailure: (error) => {
-            const isFull = isSystemError(error) && diskFull.includes(error.code);
             const reason = error instanceof Error ? error.message : "write error";
-            if (isFull) reception.fail(errorCode.diskFull, "Disk full", reason);
+            if (isDiskFull(error)) reception.fail(...diskFull, reason);
             else reception.abort("Write error on the server", reason);
           },
         }),

@@ -1,11 +1,8 @@
-import type { Uploads } from "../uploads.ts";
 import type { View } from "../views.ts";
 import type { RetransmissionLimits } from "./rtt.ts";
 
-/** What a board may read over TFTP, and whether it may write. */
+/** What a board may read and write over TFTP. */
 export interface TftpView extends View {
-  /** Where write requests go; without it, none is taken. */
-  readonly uploads?: Uploads | undefined;
   readonly limits?: Partial<TftpLimits>;
 }
 

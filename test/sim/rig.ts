@@ -247,9 +247,13 @@ export function* pattern(bytes: number): Generator<Buffer> {
 }
 
 /** Polls until something is as it should be. @throws Error naming what it waited for */
-export async function eventually(what: string, isSo: () => boolean, timeoutMs = 10_000): Promise<void> {
+export async function eventually(
+  what: string,
+  isSo: () => boolean | Promise<boolean>,
+  timeoutMs = 10_000,
+): Promise<void> {
   const giveUpAt = performance.now() + timeoutMs;
-  while (!isSo()) {
+  while (!(await isSo())) {
     if (performance.now() > giveUpAt) throw new Error(`still not: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

@@ -1,13 +1,18 @@
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { promisify } from "node:util";
 import type { Entry } from "../../../agent/driver/entry.ts";
 import { createExporter } from "../../../agent/session/exporter.ts";
 import { http } from "../../../net/http/interface.ts";
 import { tftp } from "../../../net/tftp/interface.ts";
+import { createAuthority } from "../../sim/certificates.ts";
 import { download, folderWith } from "../../sim/tftp.ts";
+
+const execute = promisify(execFile);
 
 const tftpType = "jumpstarter_driver_tftp.driver.Tftp";
 const httpType = "jumpstarter_driver_http.driver.HttpServer";
@@ -123,6 +128,62 @@ test("a port that is taken fails the start, with the port, and not the exporter"
   await first.close();
   await second.calls("tftp", tftp).start();
   await second.calls("http", http).start();
+});
+
+test("HttpServer: https with certificate and key, and both or none", async (t) => {
+  const root = await folderWith(t, { file: "content" });
+  const authority = await createAuthority(join(root, "ca"));
+  const { certificate, key } = await authority.serverCertificate();
+  const tls = { tls_cert: join(root, "cert.pem"), tls_key: join(root, "key.pem") };
+  await writeFile(tls.tls_cert, certificate);
+  const config = { root_dir: root, host: "127.0.0.1", port: 0 };
+  const { exporter } = await exporterOf(t, { http: { type: httpType, config: { ...config, ...tls } } });
+  const calls = exporter.calls("http", http);
+  await assert.rejects(calls.start(), {
+    code: "E_CONFIG",
+    message: /^Failed to start HTTP server: TLS with .*key\.pem/,
+  });
+  await writeFile(tls.tls_key, key);
+  await calls.start();
+  const url = await calls.get_url();
+  assert.equal(url, `https://127.0.0.1:${await calls.get_port()}`);
+  const { stdout } = await execute("curl", ["-sSf", "--cacert", join(root, "ca", "ca.pem"), `${url}/file`]);
+  assert.equal(stdout, "content");
+  const { tls_cert } = tls;
+  await assert.rejects(exporterOf(t, { http: { type: httpType, config: { ...config, tls_cert } } }), /config\.tls_key/);
+});
+
+test("what boards leave over HTTP and TFTP lands in the configured folder", async (t) => {
+  const root = await folderWith(t);
+  const config = { root_dir: root, host: "127.0.0.1", port: 0 };
+  const uploads = { dir: join(root, "made", "logs"), max_bytes: "1000" };
+  const { exporter } = await exporterOf(t, {
+    http: { type: httpType, config: { ...config, uploads } },
+    tftp: { type: tftpType, config: { ...config, uploads } },
+    none: { type: httpType, config },
+  });
+  const put = async (name: "http" | "none", file: string) => {
+    const calls = exporter.calls(name, http);
+    await calls.start();
+    return (await fetch(`${await calls.get_url()}/uploads/${file}`, { method: "PUT", body: "a log" })).status;
+  };
+  assert.equal(await put("http", "by-http"), 201);
+  assert.equal(await put("none", "by-http"), 405);
+  const calls = exporter.calls("tftp", tftp);
+  await calls.start();
+  await writeFile(join(root, "log"), "a log");
+  const words = [
+    "-m",
+    "binary",
+    "127.0.0.1",
+    String(await calls.get_port()),
+    "-c",
+    "put",
+    join(root, "log"),
+    "by-tftp",
+  ];
+  await execute("tftp", words);
+  for (const name of ["by-http", "by-tftp"]) assert.equal(await readFile(join(uploads.dir, name), "utf8"), "a log");
 });
 
 test("what a config may not say is told with its path", async (t) => {

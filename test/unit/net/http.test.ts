@@ -6,7 +6,7 @@ import { readFile, utimes, writeFile } from "node:fs/promises";
 import { request, type IncomingHttpHeaders } from "node:http";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 import { promisify } from "node:util";
 import { select, targetPath, type Headers } from "../../../net/http/protocol.ts";
 import { startHttp } from "../../sim/http.ts";
@@ -131,7 +131,7 @@ test("several ranges come as the parts of one body, in the order that was asked 
     const start = Buffer.from(`\r\n--${boundary}`);
     assert.ok(rest.subarray(0, start.length).equals(start));
     rest = rest.subarray(start.length);
-    if (rest.toString() === "--\r\n") break;
+    if (rest.subarray(0, 4).toString() === "--\r\n") break;
     const end = rest.indexOf("\r\n\r\n");
     const [, range = "", first, last] =
       /Content-Range: bytes ((\d+)-(\d+)\/\d+)/.exec(rest.subarray(0, end).toString()) ?? [];
@@ -257,24 +257,90 @@ test("a port that is taken is told, and leaves nothing bound", async (t) => {
   assert.equal(both.port, port);
 });
 
-test("a download that hardly moves is cut, and one address cannot have all connections", async (t) => {
+/** Asks for a file and never reads it. @returns whether the server has cut the connection */
+function ignore(t: TestContext, port: number, localAddress?: string): () => boolean {
+  const socket = connect({ port, host: "127.0.0.1", ...(localAddress === undefined ? {} : { localAddress }) });
+  t.after(() => socket.destroy());
+  let isCut = false;
+  socket.on("error", () => {}).on("close", () => (isCut = true));
+  socket.write("GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+  socket.pause();
+  return () => isCut;
+}
+
+test("a download that hardly moves is cut", async (t) => {
   const root = await folderWith(t, { big: Buffer.alloc(64 << 20) });
-  const server = await startHttp(t, root, { limits: { stallMs: 200, connectionsPerPeer: 2 } });
-  const stalled = connect(server.port, "127.0.0.1");
-  t.after(() => stalled.destroy());
-  stalled.on("error", () => {});
-  stalled.write("GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
-  stalled.pause();
-  await once(stalled, "connect");
-  await until(() => server.connections === 1);
-  const second = connect(server.port, "127.0.0.1");
-  t.after(() => second.destroy());
-  await once(second, "connect");
+  const server = await startHttp(t, root, { limits: { stallMs: 200 } });
+  ignore(t, server.port);
+  await until(() => server.running().length === 1);
+  const [running] = server.running();
+  assert.deepEqual(
+    { ...running, peer: "", movedBytes: 0, startedMs: 0 },
+    {
+      protocol: "http",
+      view: "test",
+      peer: "",
+      name: "/big",
+      direction: "to-board",
+      sizeBytes: 64 << 20,
+      movedBytes: 0,
+      startedMs: 0,
+    },
+  );
+  await until(() => server.connections === 0);
+  assert.deepEqual(server.running(), []);
+});
+
+test("a board that has all its connections gives up one that waits, and none that works", async (t) => {
+  const root = await folderWith(t, { big: Buffer.alloc(64 << 20) });
+  const server = await startHttp(t, root, { limits: { connectionsPerPeer: 2 } });
+  const working = ignore(t, server.port);
+  const waiting = connect(server.port, "127.0.0.1");
+  t.after(() => waiting.destroy());
+  const gaveUp = once(waiting, "close");
+  waiting.on("error", () => {}).resume();
   await until(() => server.connections === 2);
-  const third = connect(server.port, "127.0.0.1");
-  third.on("error", () => {});
-  await once(third, "close");
-  second.destroy();
+  const second = ignore(t, server.port);
+  await gaveUp;
+  await until(() => server.running().length === 2);
+  const refused = ignore(t, server.port);
+  await once(
+    connect(server.port, "127.0.0.1")
+      .on("error", () => {})
+      .resume(),
+    "close",
+  );
+  assert.deepEqual([working(), second(), server.running().length], [false, false, 2]);
+  assert.equal(refused(), false, "a client that does not read does not see it");
+  // Later, both have stood still, and the one that has done so for longer goes.
+  await until(() => server.connections === 2);
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  assert.equal((await ask(server.port, "/big", { Range: "bytes=0-0" })).status, 206);
+  await until(() => server.connections === 1);
+});
+
+test("a board that has fewer connections than another gets one, however busy the view is", async (t) => {
+  const root = await folderWith(t, { big: Buffer.alloc(64 << 20) });
+  const server = await startHttp(t, root, { limits: { connections: 4 } });
+  for (let index = 0; index < 4; index += 1) ignore(t, server.port, "127.0.0.2");
+  await until(() => server.running().length === 4);
+  assert.equal((await ask(server.port, "/big", { Range: "bytes=0-0" })).status, 206);
+});
+
+test("requests that are sent ahead are answered one after the other, and too many end the connection", async (t) => {
+  const root = await folderWith(t, { big: Buffer.alloc(64 << 20) });
+  const server = await startHttp(t, root);
+  const socket = connect(server.port, "127.0.0.1");
+  t.after(() => socket.destroy());
+  const closed = once(socket, "close");
+  socket.on("error", () => {}).pause();
+  const before = process.memoryUsage().external;
+  socket.write("GET /big HTTP/1.1\r\nHost: x\r\n\r\n".repeat(60));
+  await until(() => server.running().length === 1);
+  assert.ok(process.memoryUsage().external - before < 16 << 20);
+  socket.write("GET /big HTTP/1.1\r\nHost: x\r\n\r\n".repeat(60));
+  socket.resume();
+  await closed;
   await until(() => server.connections === 0);
 });
 
