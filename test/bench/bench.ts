@@ -1,10 +1,12 @@
 // Measures the agent and the Python exporter side by side: alternating rounds, medians, ratios.
 // usage: npm run bench [-- --quick] [--rounds N] [MEASURE ...]     prints a Markdown table
-// The measure `tftp` is one of its own, beside other TFTP servers:
+// The measures `http` and `tftp` are of their own, beside other servers:
+//   npm run bench -- http                                       (beside nginx)
 //   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { sides, type Side } from "./exporters.ts";
+import { httpBench } from "./http/bench.ts";
 import { calls, flash, fullSize, quickSize, start, streams, type Measure } from "./measures.ts";
 import { rack } from "./rack.ts";
 import { figure, median } from "./statistics.ts";
@@ -47,6 +49,8 @@ for (const [, measure] of chosen) {
     console.log(`| ${what} | ${figure(ours)} | ${figure(theirs)} | ${figure(ours / theirs)} |`);
   }
 }
+
+if (isWanted("http")) await httpBench({ rounds, fileMiB: values.quick ? 64 : 256 });
 
 if (isWanted("tftp")) {
   const all = values.quick ? quickTftpBench : fullTftpBench;

@@ -119,7 +119,7 @@ function sum(pids: readonly number[], of: (pid: number) => number): number {
 }
 
 /** Fields 14 to 17 of proc(5) stat: own and waited-for children's user and system time, in ticks of 10 ms. */
-function cpuSecondsOf(pid: number): number {
+export function cpuSecondsOf(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return [11, 12, 13, 14].reduce((total, index) => total + Number(fields[index]), 0) / 100;
