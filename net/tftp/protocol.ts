@@ -146,7 +146,7 @@ function malformed(reason: string): Packet {
 /** Zero-terminated strings; `terminated` tells whether the last one had its zero byte. */
 function splitAtNuls(bytes: Uint8Array): { strings: string[]; terminated: boolean } {
   if (bytes.length === 0) return { strings: [], terminated: true };
-  const strings = new TextDecoder().decode(bytes).split("\0");
+  const strings = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes).split("\0");
   const terminated = bytes[bytes.length - 1] === 0;
   if (terminated) strings.pop();
   return { strings, terminated };

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { rm, symlink, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -8,16 +8,17 @@ import { startHttp } from "../../sim/http.ts";
 import { download, folderWith, startTftp } from "../../sim/tftp.ts";
 import { buildTraversalTree, inside, refusedNames, secret, servedNames } from "../../sim/traversal.ts";
 
-/** One GET with a target that nobody normalises on the way. */
-function get(port: number, path: string): Promise<{ status: number; body: string }> {
+/** One GET, or PUT of this content, with a target that nobody normalises on the way. */
+function ask(port: number, path: string, content?: string): Promise<{ status: number; body: string }> {
+  const method = content === undefined ? "GET" : "PUT";
   return new Promise((resolve, reject) => {
-    request({ host: "127.0.0.1", port, path, agent: false }, (response) => {
+    request({ host: "127.0.0.1", port, path, method, agent: false }, (response) => {
       const parts: Buffer[] = [];
       response.on("data", (part: Buffer) => parts.push(part));
       response.on("end", () => resolve({ status: response.statusCode ?? 0, body: Buffer.concat(parts).toString() }));
     })
       .on("error", reject)
-      .end();
+      .end(content);
   });
 }
 
@@ -25,7 +26,7 @@ test("nothing outside the folder is opened, whatever the name", async (t) => {
   const base = await folderWith(t);
   const { root } = await buildTraversalTree(base);
   const names = refusedNames(base);
-  assert.ok(names.length + servedNames.length >= 100);
+  assert.ok(new Set(names).size >= 200);
   for (const name of servedNames) {
     const file = await openConfined(root, name);
     assert.ok("handle" in file, `${name} is served`);
@@ -61,17 +62,34 @@ test("nothing outside the folder leaves over HTTP, raw or percent-encoded", asyn
   ];
   for (const way of ways) {
     for (const name of servedNames) {
-      const { status, body } = await get(server.port, way(name));
+      const { status, body } = await ask(server.port, way(name));
       assert.deepEqual({ status, body }, { status: 200, body: inside }, way(name));
     }
     for (const name of refusedNames(base)) {
-      const { status, body } = await get(server.port, way(name));
+      const { status, body } = await ask(server.port, way(name));
       assert.ok(status === 403 || status === 404, `${way(name)}: ${status}`);
       assert.ok(!body.includes(secret) && !body.includes(base) && !body.includes(outside));
     }
   }
   const raw = ["/%", "/%zz", "/%c0%ae%c0%ae/secret", "/%00", "/file%00", "*", "/..%5coutside", "/.%2e/outside/secret"];
-  for (const path of raw) assert.ok([400, 403, 404].includes((await get(server.port, path)).status), path);
+  for (const path of raw) assert.ok([400, 403, 404].includes((await ask(server.port, path)).status), path);
+});
+
+test("no name that is refused for reading writes outside the folder over HTTP", async (t) => {
+  const base = await folderWith(t);
+  const { root } = await buildTraversalTree(base);
+  const folders = ["", "outside", "root-twin"].map((folder) => join(base, folder));
+  const everything = async () => await Promise.all(folders.map(async (folder) => (await readdir(folder)).sort()));
+  const before = await everything();
+  const server = await startHttp(t, root, { uploads: { folder: root, maxBytes: 100 } });
+  for (const name of [...refusedNames(base), ...servedNames]) {
+    const { status } = await ask(server.port, `/uploads/${encodeURIComponent(name)}`, "evil");
+    // Many of them are good names for a new file; the ones that are served exist.
+    assert.ok((servedNames.includes(name) ? [409] : [201, 400, 403, 404, 409]).includes(status), `${name}: ${status}`);
+  }
+  assert.deepEqual(await everything(), before);
+  for (const folder of folders) assert.equal(await readFile(join(folder, "secret"), "utf8"), secret);
+  for (const name of servedNames) assert.equal(await readFile(join(root, name), "utf8"), inside);
 });
 
 test("a folder that is exchanged for a link out is no way out", async (t) => {
