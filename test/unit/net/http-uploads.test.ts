@@ -113,6 +113,24 @@ test("a client that waits for 100 Continue is told before it sends", async (t) =
   assert.equal(await readFile(join(folder, "small"), "utf8"), "hello");
 });
 
+test("a client that sends without waiting can still read why its upload is refused", async (t) => {
+  const { base, folder, server, put } = await startTaking(t, { maxBytes: 2_000_000 });
+  await writeFile(join(base, "large"), Buffer.alloc(3_000_000));
+  await writeFile(join(base, "small"), Buffer.alloc(2_000_000));
+  await put("/uploads/taken", "x");
+  for (const [file, path, words, status] of [
+    ["large", "uploads/new", [], "413"],
+    ["large", "uploads/new", ["-H", "Transfer-Encoding: chunked"], "413"],
+    ["small", "uploads/taken", [], "409"],
+    ["small", "file", [], "405"],
+  ] as const) {
+    const args = ["-sS", "-H", "Expect:", ...words, "-T", join(base, file), "-o", "/dev/null", "-w", "%{http_code}"];
+    const { stdout } = await execute("curl", [...args, `http://127.0.0.1:${server.port}/${path}`], { timeout: 20_000 });
+    assert.equal(stdout, status, path);
+  }
+  assert.deepEqual((await readdir(folder)).sort(), ["board-1", "taken"]);
+});
+
 test("an upload that stands still is cut, and leaves nothing", async (t) => {
   const { folder, server } = await startTaking(t, { stallMs: 500 });
   const { socket } = talk(t, server.port);
