@@ -21,6 +21,7 @@ const packages = {
   tftp: "tftp-hpa",
   atftp: "atftp",
   curl: "curl",
+  wget: "wget",
   socat: "socat",
   strace: "strace",
   ip: "iproute2",
