@@ -1,6 +1,7 @@
 import { isIPv4 } from "node:net";
 import * as z from "zod";
 import { architectures, type Architecture } from "./boot-choice.ts";
+import { parseMac } from "../neighbours.ts";
 import { addressNumber, addressText } from "./protocol.ts";
 
 /** What a DHCP server is told by its owner: `DhcpServer.start` checks it, `jmp-agent boot` and dut-network fill it in. */
@@ -8,10 +9,12 @@ import { addressNumber, addressText } from "./protocol.ts";
 const ipv4 = z.string().refine(isIPv4, "must be an IPv4 address");
 
 /** Any usual spelling of an Ethernet address; becomes lower case with colons. */
-export const mac = z
-  .string()
-  .regex(/^[0-9a-f]{2}([:-]?[0-9a-f]{2}){5}$/i, "must be a MAC address such as 02:00:00:00:00:01")
-  .transform((text) => (text.toLowerCase().match(/[0-9a-f]{2}/g) ?? []).join(":"));
+export const mac = z.string().transform((text, context) => {
+  const parsed = parseMac(text);
+  if (parsed !== undefined) return parsed;
+  context.addIssue({ code: "custom", message: "must be a MAC address such as 02:00:00:00:00:01" });
+  return z.NEVER;
+});
 
 const byMac = <T extends z.ZodType>(value: T) =>
   z.record(z.string(), value).transform((entries, context) => {

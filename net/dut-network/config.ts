@@ -2,7 +2,8 @@ import { isIPv4 } from "node:net";
 import * as z from "zod";
 import { AgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
-import { contains, isHostOf, parseSubnet, toAddress, toNumber, type Subnet } from "./ipv4.ts";
+import { addressNumber, addressText } from "../dhcp/protocol.ts";
+import { contains, isHostOf, parseSubnet, type Subnet } from "./ipv4.ts";
 
 /** What boards may have in one network is small; these bound what clients add. */
 const entryLimit = 1_024;
@@ -123,7 +124,7 @@ export const dutNetworkConfig = z
         return problem(key, `DHCP range ${range.start} to ${range.end} is not within subnet ${config.subnet}`);
       }
     }
-    if (toNumber(range.start) > toNumber(range.end)) {
+    if (addressNumber(range.start) > addressNumber(range.end)) {
       return problem("dhcp_range_end", `DHCP range ends at ${range.end}, before it starts at ${range.start}`);
     }
     let addresses: readonly Address[] = [];
@@ -160,8 +161,8 @@ export const natIsOff = ({ nat_mode }: Pick<DutNetworkConfig, "nat_mode">) =>
 function usualRange(subnet: Subnet): { start: string; end: string } {
   const [start, end] = [subnet.first + 100, subnet.first + 200];
   return end < subnet.last
-    ? { start: toAddress(start), end: toAddress(end) }
-    : { start: toAddress(subnet.first + 1), end: toAddress(subnet.last - 1) };
+    ? { start: addressText(start), end: addressText(end) }
+    : { start: addressText(subnet.first + 1), end: addressText(subnet.last - 1) };
 }
 
 /** Checks an address as clients give it. @throws AgentError E_INVALID */

@@ -1,4 +1,5 @@
 import { isIPv4 } from "node:net";
+import { addressNumber, addressText } from "../dhcp/protocol.ts";
 
 /** IPv4 addresses as numbers, so that they can be compared. */
 
@@ -11,16 +12,8 @@ export interface Subnet {
   readonly prefixLength: number;
 }
 
-export function toNumber(address: string): number {
-  return address.split(".").reduce((value, byte) => value * 256 + Number(byte), 0);
-}
-
-export function toAddress(value: number): string {
-  return [24, 16, 8, 0].map((shift) => Math.floor(value / 2 ** shift) % 256).join(".");
-}
-
 export function netmaskOf({ prefixLength }: Subnet): string {
-  return toAddress(2 ** 32 - 2 ** (32 - prefixLength));
+  return addressText(2 ** 32 - 2 ** (32 - prefixLength));
 }
 
 /** @returns undefined unless it is `a.b.c.d/length` or a single address */
@@ -29,18 +22,18 @@ export function parseSubnet(text: string): Subnet | undefined {
   const prefixLength = Number(length);
   if (!isIPv4(address) || prefixLength > 32) return undefined;
   const size = 2 ** (32 - prefixLength);
-  const first = Math.floor(toNumber(address) / size) * size;
+  const first = Math.floor(addressNumber(address) / size) * size;
   return { text, first, last: first + size - 1, prefixLength };
 }
 
 export function contains(subnet: Subnet, address: string): boolean {
-  const value = toNumber(address);
+  const value = addressNumber(address);
   return isIPv4(address) && value >= subnet.first && value <= subnet.last;
 }
 
 /** False for the address of the network itself and its broadcast address, which no board may have. */
 export function isHostOf(subnet: Subnet, address: string): boolean {
   if (!contains(subnet, address)) return false;
-  const value = toNumber(address);
+  const value = addressNumber(address);
   return subnet.prefixLength >= 31 || (value !== subnet.first && value !== subnet.last);
 }
