@@ -27,6 +27,10 @@ export const commands: Readonly<Record<string, Listed>> = {
     summary: "Serve boot files to boards over TFTP, HTTP and DHCP, without an exporter",
     load: async () => (await import("./boot.ts")).boot,
   },
+  status: {
+    summary: "Show what the exporters of running agents do",
+    load: async () => (await import("./status.ts")).status,
+  },
   reload: {
     summary: "Let running agents take over changed configurations",
     load: async () => (await import("./reload.ts")).reload,

@@ -1,6 +1,7 @@
 import { AgentError, toAgentError } from "../driver/errors.ts";
-import { askAgents, reloadAnswer, type AgentAnswer } from "../host/control-client.ts";
+import { reloadAnswer, type AgentAnswer } from "../host/control-client.ts";
 import type { ReloadReport } from "../host/reload-report.ts";
+import { askRunning, runningAgentOptions } from "./running-agents.ts";
 import { defineCommand } from "./command.ts";
 
 const verdicts: Record<ReloadReport["outcome"], string> = {
@@ -17,7 +18,7 @@ export const reload = defineCommand({
   summary: "Let running agents take over changed exporter configurations.",
   options: {
     exporter: { type: "string", value: "NAME", help: "only the exporter of this name" },
-    pid: { type: "string", value: "PID", help: "only the agent with this process number" },
+    ...runningAgentOptions,
   },
   notes: `
 Asks every agent that this user runs. An exporter that is leased changes when its lease ends; only drivers whose
@@ -26,16 +27,7 @@ configuration differs are closed and opened again. A configuration with problems
 Exit code 1 if anything was refused, or no agent runs.`,
 
   async run({ exporter, pid }) {
-    if (pid !== undefined && !/^[1-9]\d{0,9}$/.test(pid)) {
-      throw new AgentError("E_USAGE", `--pid must be a process number, not ${pid}`);
-    }
-    const params = exporter === undefined ? {} : { exporter };
-    const answers = await askAgents("reload", params, { pid: pid === undefined ? undefined : Number(pid) });
-    if (answers.length === 0) {
-      throw new AgentError("E_IO", `no agent runs${pid === undefined ? "" : ` with the process number ${pid}`}`, {
-        hint: "agents of other users are not asked; run this as the user of the agent",
-      });
-    }
+    const answers = await askRunning("reload", exporter === undefined ? {} : { exporter }, pid);
     const told = answers.map(tell);
     process.stdout.write(told.map(({ lines }) => lines.map((line) => `${line}\n`).join("")).join(""));
     if (exporter !== undefined && told.every(({ exporters, ok }) => ok && exporters === 0)) {

@@ -83,3 +83,16 @@ export const reloadAnswer = z.array(
     problems: z.array(z.string()),
   }),
 );
+
+/** The answer to a question for the status. */
+export const statusAnswer = z.array(
+  z.object({
+    exporter: z.string(),
+    config: z.string(),
+    state: z.string(),
+    online: z.boolean(),
+    lease: z.string().nullable(),
+    client: z.string().nullable(),
+    offline: z.array(z.object({ driver: z.string(), reason: z.string() })),
+  }),
+);

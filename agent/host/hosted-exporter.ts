@@ -55,6 +55,8 @@ export interface HostedStatus {
   readonly online: boolean;
   readonly lease: string | null;
   readonly client: string | null;
+  /** Drivers that cannot be used now, and why. */
+  readonly offline: readonly { readonly driver: string; readonly reason: string }[];
 }
 
 /** After a failure that nobody caught, drivers get this long before they are opened again. */
@@ -242,6 +244,9 @@ export function hostExporter(
         online: running?.leased.online ?? false,
         lease: current?.name ?? null,
         client: current?.client ?? null,
+        offline: (running?.exporter.tree.drivers ?? []).flatMap(({ planned, offlineReason }) =>
+          offlineReason === undefined ? [] : [{ driver: planned.path, reason: offlineReason }],
+        ),
       };
     },
     stop(when, exitCode) {

@@ -45,8 +45,9 @@ async function rack(t: TestContext, names: readonly string[]) {
       kill: (signal: NodeJS.Signals) => child.kill(signal),
     };
   };
-  const reload = async (...words: string[]) => {
-    const program = start("reload", ...words);
+  /** A command that asks the running agents. */
+  const ask = async (...words: string[]) => {
+    const program = start(...words);
     return {
       code: await program.exited,
       lines: program
@@ -60,7 +61,8 @@ async function rack(t: TestContext, names: readonly string[]) {
     const agent = start("run", "--log-format", "text", ...words);
     return agent;
   };
-  return { lab, file, write, run, reload };
+  const reload = (...words: string[]) => ask("reload", ...words);
+  return { lab, file, write, run, ask, reload };
 }
 
 /** How many drivers an exporter has registered last, without the root. */
@@ -131,6 +133,31 @@ test(
     assert.deepEqual(lab.records.problems, []);
   },
 );
+
+test("status tells leases, offline drivers, and a controller that does not answer", { timeout: 120_000 }, async (t) => {
+  const { lab, write, run, ask } = await rack(t, ["free", "leased"]);
+  const serial = { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: "/dev/serial/by-id/none" } };
+  write("leased", { ...drivers, serial });
+  const nobody = await ask("status");
+  assert.deepEqual([nobody.code, nobody.lines[0]], [1, "Error: no agent runs"]);
+  const agent = await run("--all");
+  for (const name of ["free", "leased"]) await lab.ready(name);
+  lab.createLease({ client: "ann", exporterName: "leased", name: "l1" });
+  await leaseClient(t, lab.clientConfig("ann")).connect("l1");
+  const { code, lines } = await ask("status");
+  assert.deepEqual([code, lines.slice(0, 2)], [0, ["free    available", "  leased  ready, lease l1 of ann"]]);
+  assert.match(lines[2] ?? "", /^ +serial is offline: .*\/dev\/serial\/by-id\/none/);
+  const [free] = JSON.parse((await ask("status", "--json", "--pid", `${agent.pid}`)).lines.join("\n")) as unknown[];
+  const expected = { exporter: "free", state: "available", online: true, lease: null, client: null, offline: [] };
+  assert.deepEqual({ ...expected, ...(free as object) }, free);
+  await lab.controller.stop();
+  await until("the agent notices", async () => {
+    const told = await ask("status");
+    return told.code === 1 && /free +available, the controller does not answer/.test(told.lines.join("\n"));
+  });
+  agent.kill("SIGTERM");
+  await agent.exited;
+});
 
 test("--watch takes over what changes, without being told", { timeout: 120_000 }, async (t) => {
   const { lab, file, write, run } = await rack(t, ["one", "two"]);
