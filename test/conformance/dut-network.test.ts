@@ -40,5 +40,30 @@ describe(`Python client ${version}`, { skip: missingClient(version) || missingFo
     assert.match(await j("add-dns", "third.lab", "10.3.3.3"), /Added DNS entry: third\.lab -> 10\.3\.3\.3/);
     assert.match(await j("dns-entries"), /^third\.lab +10\.3\.3\.3$/m);
     assert.match(await j("tcpdump", "-n", "-c", "1", "icmp"), /ICMP echo/);
+
+    // The agent's own `j` says the same to the same words.
+    const ownJ = async (...words: string[]) => {
+      const { code, stdout, stderr } = await run(process.execPath, ["dist/j.js", "network", ...words], { env });
+      assert.equal(code, 0, stderr);
+      return stdout;
+    };
+    // A map has no order on the wire.
+    assert.deepEqual(JSON.parse(await ownJ("status")), JSON.parse(await j("status")));
+    for (const words of [
+      ["leases"],
+      ["get-ip", mac],
+      ["nat-rules"],
+      ["ntp-status"],
+      ["dns-entries"],
+      ["add-dns", "fourth.lab", "10.4.4.4"],
+      ["remove-dns", "fourth.lab"],
+      ["add-address", "192.168.100.6", "-m", "02:00:00:00:00:06", "--hostname", "six"],
+      ["remove-address", "192.168.100.6"],
+    ]) {
+      // Numbers are floating point on the wire, and Python shows it.
+      const theirs = (await j(...words)).replaceAll(/(\d)\.0$/gm, "$1");
+      assert.equal((await ownJ(...words)).trimEnd(), theirs.trimEnd(), words.join(" "));
+    }
+    assert.match(await ownJ("tcpdump", "-n", "-c", "1", "icmp"), /ICMP echo/);
   });
 });

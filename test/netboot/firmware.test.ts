@@ -4,9 +4,9 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test, type TestContext } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { crc32 } from "node:zlib";
 import { Bootloader } from "../../bundles/flash/bootloader.ts";
+import type { ConsoleDialog } from "../../bundles/flash/console.ts";
 import { DutSystem } from "../../bundles/flash/dut-system.ts";
 import { CommandLine } from "../../bundles/flash/shell.ts";
 import { startBootCommand } from "../sim/boot-command.ts";
@@ -156,13 +156,22 @@ async function asPlainPxe({ console }: Machine, mode: Mode): Promise<void> {
   ];
   for (const command of commands) {
     await console.expect(/iPXE>/, { what: `iPXE's prompt before ${command}`, timeoutMs: 60_000 });
-    // It looks at the serial port now and then, and loses what does not fit in there.
-    for (const character of `${command}\n`) {
-      console.send(character);
-      await sleep(5);
-    }
+    await type(console, command);
+    console.send("\n");
   }
   await console.expect(/ipxe\.pxe\.* ok/, { what: "the program for a BIOS", timeoutMs: commandTimeoutMs });
+}
+
+/** iPXE looks at the serial port now and then, and loses what does not fit in there: what is not echoed is typed again. */
+async function type(console: ConsoleDialog, text: string): Promise<void> {
+  for (const character of text) {
+    const echo = new RegExp(character.replace(/\W/, "\\$&"));
+    let tries = 0;
+    do {
+      assert.ok((tries += 1) <= 5, `iPXE does not take ${JSON.stringify(text)}`);
+      console.send(character);
+    } while ((await console.hear(echo, 3_000)) === undefined);
+  }
 }
 
 async function promptOf({ console }: Machine): Promise<Bootloader> {

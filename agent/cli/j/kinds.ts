@@ -30,6 +30,7 @@ const mux: Load = async () => (await import("./commands/flasher.ts")).muxCommand
 const muxFlasher: Load = async () => (await import("./commands/flasher.ts")).muxFlasherCommands;
 const netbootFlasher: Load = async () => (await import("./commands/netboot-flasher.ts")).commands;
 const shell: Load = async (node, signal) => (await import("./commands/shell.ts")).commandsOf(node, signal);
+const dutNetwork: Load = async () => (await import("./commands/dut-network.ts")).commands;
 const http = derived(async () => (await import("../../../net/http/interface.ts")).http);
 const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")).tftp);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
@@ -50,6 +51,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_flashers.client.BaseFlasherClient", "Software-defined flasher interface", netbootFlasher),
   kind("jumpstarter_driver_http.client.HttpServerClient", "HTTP server", http),
   kind("jumpstarter_driver_tftp.client.TftpServerClient", "TFTP server", tftp),
+  kind("jumpstarter_driver_dut_network.client.DutNetworkClient", "DUT Network Isolation", dutNetwork),
   kind("jumpstarter_driver_uboot.client.UbootConsoleClient", "U-Boot console", uboot),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
