@@ -43,7 +43,7 @@ export default defineDriver({
       .min(1)
       .max(60_000)
       .nullish()
-      .describe("shortest wait for an answer; else 20 ms for single blocks and 100 ms for windows"),
+      .describe("shortest wait for an answer; else 10 ms for single blocks, and up to 100 ms for windows"),
     retransmit_ceiling_ms: z.coerce.number().int().min(1).max(60_000).default(2_000).describe("longest wait for one"),
     max_transfers: z.coerce.number().int().min(1).max(1024).default(128).describe("transfers at the same time"),
     max_transfers_per_client: z.coerce.number().int().min(1).max(1024).default(64).describe("of these, of one address"),

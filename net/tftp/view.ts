@@ -16,7 +16,7 @@ export interface TftpLimits {
   /** A client without progress for so long is given up. */
   readonly silenceMs: number;
   readonly totalMs: number;
-  /** Shortest wait before a packet is sent again; see {@link retransmission}. */
+  /** Shortest wait before a single block is sent again, and before a window of 16 or more; see {@link retransmission}. */
   readonly retransmitFloorMs: number;
   readonly retransmitWindowFloorMs: number;
   /**
@@ -32,16 +32,20 @@ export const defaultLimits: TftpLimits = {
   transfersPerPeer: 64,
   silenceMs: 30_000,
   totalMs: 3_600_000,
-  retransmitFloorMs: 20,
+  retransmitFloorMs: 10,
   retransmitWindowFloorMs: 100,
   retransmitCeilingMs: 2_000,
 };
 
+/** From this window on the floor is that of windows: two of them fill the 32 receive buffers of U-Boot's virtio-net. */
+const fullWindow = 16;
+
 /**
  * A single block that comes twice costs a board nothing. Windows that are repeated while it is busy pile up in its
- * receive ring, so they are given more time; most of their losses the client tells by itself.
+ * receive ring, so the larger they are, the more time they are given; most of their losses the client tells by itself.
  */
 export function retransmission(limits: TftpLimits, windowSize: number): RetransmissionLimits {
-  const floorMs = windowSize === 1 ? limits.retransmitFloorMs : limits.retransmitWindowFloorMs;
-  return { floorMs, ceilingMs: limits.retransmitCeilingMs };
+  const { retransmitFloorMs: least, retransmitWindowFloorMs: most } = limits;
+  const part = Math.min((windowSize - 1) / (fullWindow - 1), 1);
+  return { floorMs: least + part * (most - least), ceilingMs: limits.retransmitCeilingMs };
 }
