@@ -24,7 +24,11 @@ test("a board sees the view that names it most precisely, and else the one that 
   const board = view("board", "10.1.0.7", "fd00::7");
   const card = view("card", "02-00-00-00-00-07");
   const views = [everybody, lab, shelf, board, card];
-  const seen = (address: string, mac?: string) => viewOf(views, address, () => mac)?.name;
+  const seen = (address: string, mac?: string) => {
+    const [one, other] = [views, views.toReversed()].map((order) => viewOf(order, address, () => mac)?.name);
+    assert.equal(one, other, "in whatever order they came");
+    return one;
+  };
   assert.equal(seen("192.0.2.1"), "everybody");
   assert.equal(seen("10.2.0.7"), "lab");
   assert.equal(seen("10.1.0.8"), "shelf");
@@ -139,6 +143,23 @@ test("two exporters share port and address, and each board sees the files of its
   });
   await c.calls("tftp", tftp).start();
   assert.equal(String(await download(t, { port: ports.tftp, filename: "file" })), "b");
+});
+
+test("exporters on different addresses of one port each answer at their own", async (t) => {
+  const make = rack(t);
+  const port = await freePort();
+  const addresses = { a: "127.0.0.1", b: "127.0.0.2" };
+  const calls = new Map<string, { start(): Promise<null>; stop(): Promise<null> }>();
+  for (const [name, host] of Object.entries(addresses)) {
+    const config = { root_dir: await folderWith(t, { file: name }), host, port };
+    const { exporter } = await make(name, { tftp: { type: tftpType, config } });
+    calls.set(name, exporter.calls("tftp", tftp));
+    await calls.get(name)?.start();
+  }
+  const read = async (address: string) => String(await download(t, { port, address, filename: "file" }));
+  assert.deepEqual([await read(addresses.a), await read(addresses.b)], ["a", "b"]);
+  await calls.get("a")?.stop();
+  assert.equal(await read(addresses.b), "b");
 });
 
 test("a second exporter that claims the same boards is told who has them", async (t) => {
