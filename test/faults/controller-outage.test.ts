@@ -71,8 +71,8 @@ describe("long silences", { concurrency: 8 }, () => {
       assert.deepEqual(
         exporters.map((exporter) => ({ ...exporter.status(), config: "" })),
         [
-          { exporter: "idle", config: "", state: "available", online: true, lease: null, client: null },
-          { exporter: "leased", config: "", state: "ready", online: true, lease: "first", client: "ann" },
+          { exporter: "idle", config: "", state: "available", online: true, lease: null, client: null, offline: [] },
+          { exporter: "leased", config: "", state: "ready", online: true, lease: "first", client: "ann", offline: [] },
         ],
       );
       assert.equal(logged.filter((line) => line.includes("Lease first begins")).length, 1);

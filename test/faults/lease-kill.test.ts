@@ -168,7 +168,7 @@ describe("killed in each state of the machine, and started again", { concurrency
       assert.ok(!existsSync(join(runtime, "jumpstarter-agent", `${agent.pid}.sock`)), "the old control socket is gone");
       assert.deepEqual(
         { ...(await shown(runtime, again.pid, board)), config: "" },
-        { exporter: board, config: "", state: "available", online: true, lease: null, client: null },
+        { exporter: board, config: "", state: "available", online: true, lease: null, client: null, offline: [] },
       );
 
       if (isHook) return;
