@@ -163,8 +163,11 @@ describe("killed in each state of the machine, and started again", { concurrency
       const others = processesWith(runtime).filter((pid) => pid !== again.pid);
       assert.deepEqual(others, [], "what the hooks had left running is gone");
       assert.deepEqual(privateDirectories(runtime), [], "private directories of the old lease are gone");
-      const answers = await askAgents("status", {}, { env: { XDG_RUNTIME_DIR: runtime } });
-      assert.ok(answers.some(({ pid }) => pid === again.pid));
+      // It registers before it listens there.
+      await until("the agent to answer on its control socket", async () => {
+        const answers = await askAgents("status", {}, { env: { XDG_RUNTIME_DIR: runtime } });
+        return answers.some(({ pid }) => pid === again.pid);
+      });
       assert.ok(!existsSync(join(runtime, "jumpstarter-agent", `${agent.pid}.sock`)), "the old control socket is gone");
       assert.deepEqual(
         { ...(await shown(runtime, again.pid, board)), config: "" },
