@@ -12,8 +12,15 @@ export const clientVersions = ["0.9.0", "0.8.1", "0.7.4"];
 /** What a release cannot live with any more: its own requirement has no upper bound. */
 const pinned = { "0.7.4": ["opendal==0.45.20"] };
 
-/** What only one release is tested with: the DUT network driver came with it. */
-const extra = { "0.9.0": ["jumpstarter-testing==0.9.0", "jumpstarter-driver-dut-network==0.9.0"] };
+/** What only one release is tested with: the fixtures, and drivers that are the same in all of them or came with it. */
+const extra = {
+  "0.9.0": [
+    "jumpstarter-testing",
+    ...["dut-network", "can", "gpiod", "dutlink", "sdwire", "yepkit", "noyito-relay", "energenie"].map(
+      (name) => `jumpstarter-driver-${name}`,
+    ),
+  ].map((name) => `${name}==0.9.0`),
+};
 
 const drivers = ["power", "network", "composite", "opendal", "pyserial", "tftp", "http", "uboot", "flashers", "shell"];
 

@@ -65,6 +65,28 @@ export interface OpenDriver<I extends Interface> {
   /** At lease end: what a lease leaves behind goes here. */
   release?(): Awaitable<void>;
   close?(): Awaitable<void>;
+  /**
+   * Looks whether the device is still there, without touching it; called when something was plugged in or out, and now and then.
+   * @throws DeviceOffline if it has gone: the driver is then closed and offline, and opened again when the device is back.
+   */
+  check?(): Awaitable<void>;
+}
+
+/** What a driver sees of its hardware, for `jmp-agent doctor`. */
+export interface Finding {
+  readonly ok: boolean;
+  /** Names the device: `SDWire 04e8:6001, serial sd-wire_11, at 1-1.2`. */
+  readonly text: string;
+  /** What the reader can do about it. */
+  readonly hint?: string;
+}
+
+/** An entry for `export:` that would drive something that is plugged in, for `jmp-agent suggest`. */
+export interface Suggestion {
+  readonly name: string;
+  readonly entry: Entry;
+  /** The device that it is for. */
+  readonly why: string;
 }
 
 /** Names under which children may be added by the driver itself. */
@@ -89,6 +111,12 @@ export interface Driver<I extends Interface = Interface, S extends z.ZodType = z
   readonly children?: (context: ChildrenContext<z.output<S>>) => Record<string, Entry>;
   /** Children that must be configured, by name, with the error text that clients know. */
   readonly requires?: Readonly<Record<string, string>>;
+  /** Its device comes and goes: while it is missing, the driver is tried again by itself when something is plugged in. */
+  readonly hotPlugged?: true;
+  /** What the configuration matches now. Changes nothing, and works while an agent has the device open. */
+  inspect?(config: z.output<S>): Awaitable<readonly Finding[]>;
+  /** Entries for what is plugged in. Changes nothing. */
+  suggest?(): Awaitable<readonly Suggestion[]>;
   /**
    * Gives the interface life; must not change the state of hardware.
    * @throws DeviceOffline if the hardware is missing: the driver is then offline, not the agent.

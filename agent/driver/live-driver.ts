@@ -82,6 +82,41 @@ export class LiveDriver {
     if (this.#opened !== undefined) return this.#opened;
     if (this.#attempt !== undefined) return this.#attempt;
     if (this.#offline !== undefined && performance.now() - this.#lastAttemptMs < reopenAfterMs) throw this.#offline;
+    return this.#try();
+  }
+
+  /**
+   * Something was plugged in or out: an offline driver whose device comes and goes is tried again, and an open one looks whether its
+   * device is still there. Never throws.
+   */
+  async look(): Promise<void> {
+    if (this.#attempt !== undefined || this.signal.aborted) return;
+    if (this.#opened === undefined) {
+      if (this.planned.driver.hotPlugged === true) await this.#try().catch(() => {});
+      return;
+    }
+    const opened = this.#opened;
+    try {
+      await opened.check?.();
+    } catch (thrown) {
+      if (!(thrown instanceof DeviceOffline)) this.log.debug(`${this.planned.path}: ${toAgentError(thrown).message}`);
+      else if (this.#opened === opened) await this.#lose(thrown);
+    }
+  }
+
+  async #lose(reason: DeviceOffline): Promise<void> {
+    this.#tellOffline(reason);
+    await this.step("close");
+  }
+
+  #tellOffline(error: AgentError): void {
+    if (error instanceof DeviceOffline && this.#offline?.message !== error.message) {
+      this.log.warn(`${this.planned.path} is offline: ${error.message}`);
+    }
+    this.#offline = error;
+  }
+
+  async #try(): Promise<OpenDriver<Interface>> {
     this.#attempt = this.#open();
     try {
       return await this.#attempt;
@@ -125,10 +160,7 @@ export class LiveDriver {
       return opened;
     } catch (thrown) {
       const error = toAgentError(thrown);
-      if (thrown instanceof DeviceOffline && this.#offline?.message !== error.message) {
-        this.log.warn(`${planned.path} is offline: ${error.message}`);
-      }
-      this.#offline = error;
+      this.#tellOffline(error);
       throw error;
     }
   }

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "./errors.ts";
+import { HotPlug } from "./hot-plug.ts";
 import { LiveDriver, type TreeEnvironment } from "./live-driver.ts";
 import type { PlannedDriver } from "./plan.ts";
 import { compareTrees, type DriverChange } from "./replan.ts";
@@ -20,6 +21,8 @@ export class DriverTree {
   #byUuid: ReadonlyMap<string, LiveDriver>;
   /** Settles when no replan is under way. */
   #replanned: Promise<unknown> = Promise.resolve();
+  #unplug: (() => void) | undefined;
+  #looking: "no" | "once" | "again" = "no";
 
   constructor(planned: PlannedDriver, environment: TreeEnvironment) {
     this.environment = environment;
@@ -60,6 +63,7 @@ export class DriverTree {
         throw new AgentError(error.code, where + error.message, { cause: error, hint: error.hint });
       }
     }
+    this.#followHotPlug();
   }
 
   async reset(): Promise<void> {
@@ -113,6 +117,7 @@ export class DriverTree {
       if (error !== undefined) errors.set(driver.planned.path, error);
     }
     this.signal.throwIfAborted();
+    this.#followHotPlug();
     return changes.map((change) => {
       const error = errors.get(change.path);
       return error === undefined ? change : { ...change, error };
@@ -138,11 +143,33 @@ export class DriverTree {
   async close(): Promise<void> {
     const reason = new AgentError("E_CANCELLED", "the exporter is closing");
     this.#closing.abort(reason);
+    this.#unplug?.();
     // A replan now opens nothing more; it still closes what it has begun to close.
     for (const driver of this.#drivers) driver.retire(reason);
     await this.#replanned;
     for (const driver of this.drivers.reverse()) await driver.step("close");
     await this.#leaveShared(this.#drivers);
+  }
+
+  /** Costs nothing in an exporter without devices that come and go. */
+  #followHotPlug(): void {
+    this.#unplug?.();
+    this.#unplug = undefined;
+    const [first] = this.#drivers.filter(({ planned }) => planned.driver.hotPlugged === true);
+    if (first === undefined) return;
+    const hotPlug = this.environment.onHost.get("hot plug", first, () => new HotPlug(this.#root.log));
+    this.#unplug = hotPlug.listen(() => void this.#look());
+  }
+
+  async #look(): Promise<void> {
+    const busy = this.#looking !== "no";
+    this.#looking = busy ? "again" : "once";
+    if (busy) return;
+    while (this.#looking !== "no") {
+      for (const driver of this.#drivers) await driver.look();
+      // What was plugged in meanwhile may have been passed over.
+      this.#looking = this.#looking === "again" ? "once" : "no";
+    }
   }
 
   /** Closes what these drivers were the last to use. */

@@ -1,0 +1,22 @@
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { scratch } from "./agent.ts";
+
+/** Compiles C expressions against the system's headers and evaluates them, so that numbers and layouts are those of C. */
+export function cValues(t: TestContext, headers: readonly string[], expressions: readonly string[]): number[] {
+  const directory = scratch(t);
+  const source = join(directory, "values.c");
+  const program = join(directory, "values");
+  const includes = ["stdio.h", "stddef.h", "sys/ioctl.h", ...headers].map((header) => `#include <${header}>`);
+  const prints = expressions.map((expression) => `printf("%lld\\n", (long long)(${expression}));`);
+  writeFileSync(source, [...includes, "int main(void) {", ...prints, "}"].join("\n"));
+  execFileSync("cc", ["-o", program, source], { stdio: "pipe" });
+  return execFileSync(program, { encoding: "utf8" }).trim().split("\n").map(Number);
+}
+
+/** Expressions for the size of a structure (key `bytes`) and the offsets of its members. */
+export function layoutExpressions(struct: string, members: Readonly<Record<string, string>>): string[] {
+  return [`sizeof(${struct})`, ...Object.values(members).map((member) => `offsetof(${struct}, ${member})`)];
+}
