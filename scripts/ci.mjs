@@ -1,6 +1,7 @@
 // All that a submission must pass, on a clean clone. Called by .ci/run; ends with the counts of all runners.
 import { spawnSync } from "node:child_process";
 import { installClients } from "./python-clients.mjs";
+import { installKernel } from "./kernel.mjs";
 import { installPrograms } from "./programs.mjs";
 import { closingLine, runSuite, sumUp } from "./suites.mjs";
 
@@ -20,6 +21,7 @@ function heading(name) {
 heading("programs");
 if (!installPrograms()) failures.push("programs");
 installClients();
+installKernel();
 step("generated code is current", "npm", "run", "proto");
 step("generated code is committed", "git", "diff", "--exit-code", "--stat", "proto/gen", "test/sim/proto/gen");
 step("types", "npm", "run", "types");

@@ -34,6 +34,8 @@ const packages = {
   busybox: "busybox",
   dhclient: "isc-dhcp-client",
   cpio: "cpio",
+  modprobe: "kmod",
+  candump: "can-utils",
   openssl: "openssl",
   python3: "python3-venv",
   mkfs: "e2fsprogs",

@@ -4,8 +4,7 @@
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { basename, join } from "node:path";
 
 export const clientVersions = ["0.9.0", "0.8.1", "0.7.4"];
 
@@ -54,7 +53,8 @@ export function installClients(versions = clientVersions) {
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+// By name: in a bundle of the tests this file is not itself.
+if (basename(process.argv[1] ?? "") === "python-clients.mjs") {
   installClients();
   for (const version of clientVersions) console.log(version, clientDirectory(version));
 }

@@ -8,6 +8,7 @@ if (!existsSync("node_modules")) {
   if (installed.status !== 0) process.exit(1);
 }
 const { closingLine, runSuite, sumUp } = await import("./suites.mjs");
+const { kernelDirectory } = await import("./kernel.mjs");
 const { debianPackages, missingPrograms } = await import("./programs.mjs");
 
 const wanted = process.argv.slice(2);
@@ -19,11 +20,15 @@ const suites = ["unit", "faults", "fuzz", "docs"];
 const board = ["qemu-system-aarch64", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"];
 const withoutBoard = board.some((program) => missing.includes(program));
 if (!withoutBoard) suites.push("netboot");
+// CI makes the kernel itself; elsewhere nobody waits for 100 MB that he has not asked for.
+const withoutKernel = kernelDirectory() === undefined && !process.env.CI;
+if (!withoutKernel) suites.push("kernel");
 
 const total = sumUp((wanted.length > 0 ? wanted : suites).map((name) => runSuite(name)));
 if (wanted.length === 0) {
   console.log("\nleft out:");
   console.log("- conformance, 1 GB of Python clients: node scripts/python-clients.mjs && npm test -- conformance");
+  if (withoutKernel) console.log("- kernel, a virtual machine with a Linux kernel of 100 MB: npm test -- kernel");
   if (withoutBoard) console.log("- netboot, a real U-Boot: it needs QEMU");
   if (missing.length > 0) {
     console.log(`- what needs ${missing.join(", ")}: apt-get install ${debianPackages(missing).join(" ")}`);

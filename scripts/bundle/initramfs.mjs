@@ -43,7 +43,7 @@ exec wget -q $spider \${header:+--header "$header"} -O "$out" "$url"
  * @param console serial port of the machine, as Linux names it
  */
 export function initramfs({ busybox, kernel, hostname, console = "ttyAMA0" }) {
-  const modules = modulesOf(kernel);
+  const modules = modulesOf(kernel, wantedModules);
   const startup = [
     "#!/bin/busybox sh",
     "/bin/busybox --install -s /bin",
@@ -83,8 +83,12 @@ function busyboxIn(directory) {
   return ["bin/busybox", "usr/bin/busybox"].map((path) => join(directory, path)).find((path) => existsSync(path));
 }
 
-/** The wanted modules and what they depend on, in an order in which they load; those built in are left out. */
-function modulesOf(kernel) {
+/**
+ * The wanted modules and what they depend on, in an order in which they load; those built in are left out.
+ * @param kernel folder that a kernel package is unpacked in
+ * @returns {{ name: string, content: Buffer }[]}
+ */
+export function modulesOf(kernel, wanted) {
   const files = new Map();
   const folder = ["lib/modules", "usr/lib/modules"].map((path) => join(kernel, path)).find((path) => existsSync(path));
   for (const file of readdirSync(folder, { recursive: true })) {
@@ -102,6 +106,6 @@ function modulesOf(kernel) {
     for (const needed of depends.split(",").filter(Boolean)) add(needed.replaceAll("-", "_"));
     ordered.set(name, { name, content });
   };
-  for (const name of wantedModules) add(name);
+  for (const name of wanted) add(name);
   return [...ordered.values()];
 }
