@@ -2,7 +2,7 @@ import * as z from "zod";
 import type { Entry } from "../agent/driver/entry.ts";
 import { AgentError, toAgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
-import type { OpenContext } from "../agent/driver/driver.ts";
+import type { HostNeeds, OpenContext } from "../agent/driver/driver.ts";
 import { boundAddresses, hostPort, isWildcard, ownAddress } from "./addresses.ts";
 import { openUploads, type Uploads } from "./uploads.ts";
 import { parseBoard, type View } from "./views.ts";
@@ -95,6 +95,22 @@ export function storageChild(config: { root_dir: string; remove_created_on_close
         remove_created_on_close: config.remove_created_on_close,
       },
     },
+  };
+}
+
+/** What a boot server wants of the host. */
+export function bootServerNeeds(
+  protocol: "tcp" | "udp",
+  config: {
+    readonly port: number;
+    readonly host: readonly string[];
+    readonly root_dir: string;
+    readonly uploads?: z.output<typeof uploadsConfig>;
+  },
+): HostNeeds {
+  return {
+    ports: [{ protocol, port: config.port, hosts: config.host }],
+    directories: [config.root_dir, ...(config.uploads ? [config.uploads.dir] : [])],
   };
 }
 

@@ -79,6 +79,29 @@ export interface Finding {
   readonly text: string;
   /** What the reader can do about it. */
   readonly hint?: string;
+  /** Paths below /dev that the driver opens for this device; the doctor looks whether this user may. */
+  readonly nodes?: readonly string[];
+}
+
+/** A port that a driver listens on. */
+export interface NeededPort {
+  readonly protocol: "tcp" | "udp";
+  readonly port: number;
+  /** Addresses; empty, or a wildcard: any. */
+  readonly hosts: readonly string[];
+  /** It is listened on at this interface only: who has the port on another interface is not in the way. */
+  readonly interface?: string;
+}
+
+/** What a driver wants of the host that it runs on, for `jmp-agent doctor`. */
+export interface HostNeeds {
+  /** Kernel modules, by the names that modprobe takes. One that is built in counts. */
+  readonly modules?: readonly string[];
+  readonly ports?: readonly NeededPort[];
+  /** Where it writes; made if missing. */
+  readonly directories?: readonly string[];
+  /** Programs that it starts. */
+  readonly programs?: readonly string[];
 }
 
 /** An entry for `export:` that would drive something that is plugged in, for `jmp-agent suggest`. */
@@ -115,6 +138,8 @@ export interface Driver<I extends Interface = Interface, S extends z.ZodType = z
   readonly hotPlugged?: true;
   /** What the configuration matches now. Changes nothing, and works while an agent has the device open. */
   inspect?(config: z.output<S>): Awaitable<readonly Finding[]>;
+  /** What must be there on the host, whatever is plugged in. */
+  needs?(config: z.output<S>): HostNeeds;
   /** Entries for what is plugged in. Changes nothing. */
   suggest?(): Awaitable<readonly Suggestion[]>;
   /**

@@ -82,6 +82,7 @@ function defineFlasher(name: string, defaultBundle: string, summary: string) {
     config: configOf(`quay.io/jumpstarter-dev/${defaultBundle}:latest`),
     requires: { serial: required("serial"), power: required("power") },
     children: broughtAlong,
+    needs: ({ cache_dir }) => ({ directories: typeof cache_dir === "string" ? [cache_dir] : [] }),
     open: openFlasher,
   });
 }

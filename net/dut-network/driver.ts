@@ -14,6 +14,13 @@ export default defineDriver({
   summary: "An isolated network for boards: NAT, filter, DHCP, DNS, NTP and capture on one interface.",
   implements: dutNetwork,
   config: dutNetworkConfig,
+  needs: (config) => {
+    const onInterface = (port: number) => ({ protocol: "udp" as const, port, hosts: [], interface: config.interface });
+    return {
+      programs: ["ip", "nft", ...(config.dhcp_server === "dnsmasq" ? ["dnsmasq"] : [])],
+      ports: config.dhcp_enabled ? [onInterface(67)] : [],
+    };
+  },
 
   /** The network stands as long as the exporter: boards keep their addresses and connections between leases. */
   async open({ config, log }) {

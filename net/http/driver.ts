@@ -6,6 +6,7 @@ import {
   advertiseConfig,
   boardsConfig,
   BootServer,
+  bootServerNeeds,
   globalRootConfig,
   hostConfig,
   portConfig,
@@ -54,6 +55,7 @@ export default defineDriver({
   implements: http,
   config,
   children: ({ config }) => storageChild(config),
+  needs: (config) => bootServerNeeds("tcp", config),
 
   async open(context) {
     const { config, log } = context;

@@ -5,6 +5,7 @@ import {
   advertiseConfig,
   boardsConfig,
   BootServer,
+  bootServerNeeds,
   globalRootConfig,
   hostConfig,
   portConfig,
@@ -49,6 +50,7 @@ export default defineDriver({
     max_transfers_per_client: z.coerce.number().int().min(1).max(1024).default(64).describe("of these, of one address"),
   }),
   children: ({ config }) => storageChild(config),
+  needs: (config) => bootServerNeeds("udp", config),
 
   async open(context) {
     const { config, log } = context;
