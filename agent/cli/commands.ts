@@ -15,6 +15,14 @@ export const commands: Readonly<Record<string, Listed>> = {
     summary: "Check exporter configurations without touching hardware",
     load: async () => (await import("./check.ts")).check,
   },
+  doctor: {
+    summary: "Look for what keeps exporters from working: devices, permissions, ports, clock, controller",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+  suggest: {
+    summary: "Print configuration for what is plugged in",
+    load: async () => (await import("./suggest.ts")).suggest,
+  },
   drivers: {
     summary: "List the drivers, or describe one",
     load: async () => (await import("./drivers.ts")).drivers,

@@ -189,7 +189,7 @@ export class Connection {
 }
 
 /** The roots that the machine's administrator trusts (Debian's place), else those that Node brings along. */
-function systemRoots(): Buffer | undefined {
+export function systemRoots(): Buffer | undefined {
   try {
     return readFileSync(process.env["SSL_CERT_FILE"] ?? "/etc/ssl/certs/ca-certificates.crt");
   } catch {

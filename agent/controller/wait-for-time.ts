@@ -2,7 +2,7 @@ import type { Logger } from "../driver/log.ts";
 import type { Clock } from "./clock.ts";
 
 /** This program was written after it. A clock that shows an earlier day has not been set. */
-const earliest = new Date("2025-01-01T00:00:00Z");
+export const earliestTime = new Date("2025-01-01T00:00:00Z");
 
 const limitMs = 2 * 60_000;
 const lookMs = 1_000;
@@ -19,7 +19,7 @@ export interface WaitForTimeOptions {
  * @returns also when the signal aborts
  */
 export async function waitForTime({ clock, log, signal }: WaitForTimeOptions): Promise<void> {
-  const isSet = () => clock.wall() >= earliest;
+  const isSet = () => clock.wall() >= earliestTime;
   const told = () => clock.wall().toISOString();
   if (isSet()) return;
   log.warn(`The clock shows ${told()}: waiting until the time is set, for ${limitMs / 1_000} s at most`);

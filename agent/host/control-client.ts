@@ -18,6 +18,8 @@ export interface AskOptions {
   /** Only this agent. */
   readonly pid?: number | undefined;
   readonly env?: NodeJS.ProcessEnv;
+  /** How long an agent may take. The agent itself ends its wait before the default, and says so. */
+  readonly limitMs?: number;
 }
 
 /**
@@ -27,7 +29,7 @@ export interface AskOptions {
 export async function askAgents<K extends keyof ControlRequests>(
   request: K,
   params: ControlRequests[K],
-  { pid: only, env = process.env }: AskOptions = {},
+  { pid: only, env = process.env, limitMs = answerLimitMs + 5_000 }: AskOptions = {},
 ): Promise<AgentAnswer[]> {
   const asked: Promise<AgentAnswer | undefined>[] = [];
   for (const directory of searchedDirectories(env)) {
@@ -36,20 +38,19 @@ export async function askAgents<K extends keyof ControlRequests>(
     for (const name of await readdir(directory).catch(() => [])) {
       const pid = Number(/^(\d{1,10})\.sock$/.exec(name)?.[1] ?? NaN);
       if (Number.isNaN(pid) || (only !== undefined && only !== pid)) continue;
-      asked.push(askOne(directory, pid, `${JSON.stringify({ request, params })}\n`));
+      asked.push(askOne(directory, pid, `${JSON.stringify({ request, params })}\n`, limitMs));
     }
   }
   const answers = (await Promise.all(asked)).filter((one) => one !== undefined);
   return answers.sort((a, b) => a.pid - b.pid);
 }
 
-async function askOne(directory: string, pid: number, line: string): Promise<AgentAnswer | undefined> {
+async function askOne(directory: string, pid: number, line: string, limitMs: number): Promise<AgentAnswer | undefined> {
   const path = join(directory, `${pid}.sock`);
   const socket = connect(path);
   try {
     socket.write(line);
-    // The agent ends its wait before we do, and says so.
-    const text = await readLine(socket, { mostBytes: longestAnswerBytes, limitMs: answerLimitMs + 5_000 });
+    const text = await readLine(socket, { mostBytes: longestAnswerBytes, limitMs });
     const answered = parseLine(text, answerLine);
     if ("answer" in answered) return { pid, answer: answered.answer };
     throw new AgentError(answered.error.code, answered.error.message);

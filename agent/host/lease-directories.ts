@@ -6,18 +6,18 @@ import { killLeftoverHooks } from "../hooks/leftovers.ts";
 const prefix = "jumpstarter-";
 
 /** Leases have private directories for their hooks' socket, in a place that is in memory where the system has one. */
-function parentDirectory(env: NodeJS.ProcessEnv): string {
+export function leaseParentDirectory(env: NodeJS.ProcessEnv): string {
   return env["XDG_RUNTIME_DIR"] || tmpdir();
 }
 
 /** What `mkdtemp` takes. The process is in the name, so that the next one finds what this one could not remove. */
 export function leaseDirectoryPrefix(env: NodeJS.ProcessEnv): string {
-  return join(parentDirectory(env), `${prefix}${process.pid}-`);
+  return join(leaseParentDirectory(env), `${prefix}${process.pid}-`);
 }
 
 /** Removes what agents that were killed have left: directories, and the hooks that ran in them. */
 export async function removeDeadLeases(env: NodeJS.ProcessEnv): Promise<void> {
-  const parent = parentDirectory(env);
+  const parent = leaseParentDirectory(env);
   for (const name of await readdir(parent).catch(() => [])) {
     const [, pid] = /^jumpstarter-(\d+)-\w{6}$/.exec(name) ?? [];
     if (pid === undefined || isAlive(Number(pid))) continue;
