@@ -9,8 +9,8 @@ const validDays = "7300";
 export interface Authority {
   /** PEM. */
   readonly certificate: string;
-  /** A server certificate for localhost and 127.0.0.1; each has a key of its own. */
-  serverCertificate(names?: readonly string[]): Promise<ServerCertificate>;
+  /** A server certificate for localhost and 127.0.0.1; each has a key of its own. With 0 days it has expired at once. */
+  serverCertificate(names?: readonly string[], days?: number): Promise<ServerCertificate>;
 }
 
 export interface ServerCertificate {
@@ -34,7 +34,7 @@ export async function createAuthority(directory: string, commonName = "test auth
   let made = 0;
   return {
     certificate,
-    async serverCertificate(names = ["localhost", "127.0.0.1"]) {
+    async serverCertificate(names = ["localhost", "127.0.0.1"], days = Number(validDays)) {
       const base = join(directory, `server-${++made}`);
       const [key, request, signed, extensions] = [".key", ".csr", ".pem", ".ext"].map((end) => base + end) as [
         string,
@@ -52,7 +52,7 @@ export async function createAuthority(directory: string, commonName = "test auth
       );
       await openssl(
         ["x509", "-req", "-in", request, "-CA", ca, "-CAkey", caKey, "-CAcreateserial", "-out", signed].concat(
-          ["-days", validDays],
+          ["-days", String(days)],
           ["-extfile", extensions],
         ),
       );
