@@ -74,7 +74,8 @@ async function withinLimit<T>(work: () => Promise<T>): Promise<T> {
 /** An `export:` section, each entry with a comment that says what it is for. */
 export function suggestionsAsYaml({ found, failures }: Suggestions): string {
   const entries = Object.fromEntries(found.map(({ name, entry }) => [name, asConfigured(entry)]));
-  const document = new Document({ export: entries });
+  // Exporters read YAML 1.1, in which a plain `on` is true and a plain 12:30 is 750.
+  const document = new Document({ export: entries }, { version: "1.1" });
   const section = document.get("export") as YAMLMap<Scalar<string>, Node>;
   for (const [index, pair] of section.items.entries()) {
     comment(pair, ` ${oneLine(found[index]?.why ?? "")}`);
