@@ -26,6 +26,7 @@ function lazy(load: () => Promise<{ default: unknown }>): Load {
   return async () => (await load()).default as AnyDriver;
 }
 
+const can = lazy(() => import("../../boards/can/driver.ts"));
 const composite = lazy(() => import("../../boards/composite/driver.ts"));
 const mockPower = lazy(() => import("../../boards/power/driver.ts"));
 const virtualBoard = lazy(() => import("../../boards/qemu/driver.ts"));
@@ -60,6 +61,9 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_power.driver.MockPower", mockPower],
     ["jumpstarter_driver_power.driver.SyncMockPower", mockPower],
     ["jumpstarter.drivers.power.driver.MockPower", mockPower],
+    // boards/can
+    ["jumpstarter_driver_can.driver.Can", can],
+    ["jumpstarter_driver_can.Can", can],
     // boards/serial
     ["jumpstarter_driver_pyserial.driver.PySerial", pySerial],
     ["jumpstarter_driver_pyserial.nvdemux.driver.NVDemuxSerial", nvDemuxSerial],

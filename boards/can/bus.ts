@@ -1,3 +1,5 @@
+import type { CanLink } from "../../agent/sys/can-link.ts";
+
 /** A frame as drivers of the CAN family hand it on; never changed once it is made. */
 export interface CanFrame {
   /** 11 or 29 bits of arbitration id; the error class of an error frame. */
@@ -15,6 +17,8 @@ export interface CanFrame {
   /** Seconds since the epoch; of a received frame, when it came. */
   readonly timestampS: number;
   readonly channel: string | number | null;
+  /** Received, but made on this host: by another program, or another driver. */
+  readonly sentHere?: boolean | undefined;
 }
 
 /** Passes frames whose id equals `id` in the bits of `mask`. */
@@ -26,7 +30,7 @@ export interface CanFilter {
 }
 
 export interface CanSendOptions {
-  /** How long to wait for room in the interface's queue; 0 or less does not wait. Default 10 s. */
+  /** How long to wait for room in the interface's queue; 0 or less does not wait. Default 1 s. */
   readonly timeoutMs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -57,6 +61,10 @@ export interface CanBus {
    */
   setFilters?(filters: readonly CanFilter[] | null): void;
   state(): Promise<CanState>;
+  /** What the system says of the interface. Absent where it knows none. @throws DeviceOffline */
+  link?(): CanLink;
+  /** Ends bus-off. Absent where it cannot be. @throws AgentError E_FAILED if it is not bus-off, E_IO without the rights */
+  restart?(): void;
   /** Received frames that the system threw away, as nobody fetched them in time. */
   readonly lostFrames: number;
   /** Nothing is received or sent any more. Idempotent. */

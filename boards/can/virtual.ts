@@ -3,22 +3,22 @@ import type { CanBus, CanFrame } from "./bus.ts";
 
 /** The buses of a process that lead nowhere else, by channel: what python-can calls `interface: virtual`. */
 export interface VirtualBuses {
-  attach(channel: string | number | null): CanBus;
+  attach(channel: string | number | null, receivesOwn?: boolean): CanBus;
 }
 
 export function createVirtualBuses(): VirtualBuses {
   const channels = new Map<string | number | null, Channel>();
   return {
-    attach(channel) {
+    attach(channel, receivesOwn = false) {
       let found = channels.get(channel);
       if (found === undefined) channels.set(channel, (found = createChannel(channel, () => channels.delete(channel))));
-      return found.attach();
+      return found.attach(receivesOwn);
     },
   };
 }
 
 interface Channel {
-  attach(): CanBus;
+  attach(receivesOwn: boolean): CanBus;
 }
 
 function createChannel(channel: string | number | null, onUnused: () => void): Channel {
@@ -33,7 +33,10 @@ function createChannel(channel: string | number | null, onUnused: () => void): C
     delivering = true;
     try {
       for (let next = inFlight.shift(); next !== undefined; next = inFlight.shift()) {
-        for (const end of [...ends]) if (end !== next.from) end.receive(copyOf(next.frame, channel));
+        for (const end of [...ends]) {
+          const own = end === next.from;
+          if (!own || end.receivesOwn) end.receive(copyOf(next.frame, channel, own));
+        }
       }
     } finally {
       delivering = false;
@@ -41,8 +44,8 @@ function createChannel(channel: string | number | null, onUnused: () => void): C
   };
 
   return {
-    attach() {
-      const end = new VirtualBus(channel, deliver, () => {
+    attach(receivesOwn) {
+      const end = new VirtualBus(channel, receivesOwn, deliver, () => {
         ends.delete(end);
         if (ends.size === 0) onUnused();
       });
@@ -52,21 +55,28 @@ function createChannel(channel: string | number | null, onUnused: () => void): C
   };
 }
 
-function copyOf(frame: CanFrame, channel: CanFrame["channel"]): CanFrame {
-  return { ...frame, data: Uint8Array.from(frame.data), timestampS: Date.now() / 1000, channel };
+function copyOf(frame: CanFrame, channel: CanFrame["channel"], sentHere: boolean): CanFrame {
+  return { ...frame, data: Uint8Array.from(frame.data), timestampS: Date.now() / 1000, channel, sentHere };
 }
 
 class VirtualBus implements CanBus {
   readonly channelInfo: string;
   readonly fd = true;
   readonly lostFrames = 0;
+  readonly receivesOwn: boolean;
   readonly #listeners = new Set<(frame: CanFrame) => void>();
   readonly #deliver: (from: VirtualBus, frame: CanFrame) => void;
   readonly #leave: () => void;
   #closed = false;
 
-  constructor(channel: CanFrame["channel"], deliver: (from: VirtualBus, frame: CanFrame) => void, leave: () => void) {
+  constructor(
+    channel: CanFrame["channel"],
+    receivesOwn: boolean,
+    deliver: (from: VirtualBus, frame: CanFrame) => void,
+    leave: () => void,
+  ) {
     this.channelInfo = `Virtual bus channel ${channel ?? "None"}`;
+    this.receivesOwn = receivesOwn;
     this.#deliver = deliver;
     this.#leave = leave;
   }
