@@ -33,6 +33,11 @@ export const errorCodes = {
     meaning: "a driver answered with a value its interface does not allow (a bug in the driver)",
   },
   E_DIGEST: { category: "failed", meaning: "content is not what its digest and size promise; it was thrown away" },
+  E_TARGET: {
+    category: "failed",
+    meaning:
+      "a disk may not be written: in use, read-only, too small, no whole disk, or another one than was looked at",
+  },
   E_CONFIG: { category: "invalid", meaning: "the exporter configuration is wrong; file, line and column are named" },
   E_USAGE: { category: "invalid", meaning: "wrong words on the command line" },
   E_UNAUTHENTICATED: { category: "unauthenticated", meaning: "the passphrase or token is missing or wrong" },
