@@ -38,6 +38,14 @@ const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
 const mockMuxFlasher = lazy(() => import("../../boards/storage/mock-mux-flasher.ts"));
 const pySerial = lazy(() => import("../../boards/serial/driver.ts"));
 const nvDemuxSerial = lazy(() => import("../../boards/serial/nvdemux.ts"));
+const digitalOutput = lazy(async () => ({ default: (await import("../../boards/gpio/driver.ts")).output }));
+const digitalInput = lazy(async () => ({ default: (await import("../../boards/gpio/driver.ts")).input }));
+const gpioPower = lazy(async () => ({ default: (await import("../../boards/gpio/driver.ts")).powerSwitch }));
+const pinOutput = lazy(async () => ({ default: (await import("../../boards/gpio/raspberrypi.ts")).output }));
+const pinInput = lazy(async () => ({ default: (await import("../../boards/gpio/raspberrypi.ts")).input }));
+const pinPower = lazy(async () => ({ default: (await import("../../boards/gpio/raspberrypi.ts")).powerSwitch }));
+const i2c = lazy(() => import("../../boards/i2c/driver.ts"));
+const powerMeter = lazy(() => import("../../boards/i2c/power-meter.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -73,6 +81,16 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_opendal.driver.MockStorageMux", mockMux],
     ["jumpstarter.drivers.storage.driver.MockStorageMux", mockMux],
     ["jumpstarter_driver_opendal.driver.MockStorageMuxFlasher", mockMuxFlasher],
+    // boards/gpio
+    ["jumpstarter_driver_gpiod.driver.DigitalOutput", digitalOutput],
+    ["jumpstarter_driver_gpiod.driver.DigitalInput", digitalInput],
+    ["jumpstarter_driver_gpiod.driver.PowerSwitch", gpioPower],
+    ["jumpstarter_driver_raspberrypi.driver.DigitalOutput", pinOutput],
+    ["jumpstarter_driver_raspberrypi.driver.DigitalInput", pinInput],
+    ["jumpstarter_driver_raspberrypi.driver.PowerSwitch", pinPower],
+    // boards/i2c
+    ["jumpstarter_agent.I2c", i2c],
+    ["jumpstarter_agent.PowerMeter", powerMeter],
     // boards/shell
     ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot

@@ -128,6 +128,8 @@ export interface Driver<I extends Interface = Interface, S extends z.ZodType = z
   readonly implements: I;
   /** Schema of the entry's `config:` map. */
   readonly config: S;
+  /** The Python client class for this configuration, if it is not that of the interface. */
+  readonly client?: (config: z.output<S>) => string | undefined;
   /** Extra labels of the report. */
   readonly labels?: (config: z.output<S>) => Record<string, string>;
   /** Children this driver brings along, after the configured ones; a same-named one replaces the configured one. */

@@ -15,7 +15,7 @@ export function report(exporter: Reported, motd = ""): GetReportResponse {
     const { planned } = driver;
     const labels: Record<string, string> = {
       ...planned.labels,
-      "jumpstarter.dev/client": planned.driver.implements.client,
+      "jumpstarter.dev/client": planned.driver.client?.(planned.config) ?? planned.driver.implements.client,
     };
     if (name !== undefined) labels["jumpstarter.dev/name"] = name;
     reports.push({

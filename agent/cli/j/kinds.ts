@@ -31,6 +31,9 @@ const muxFlasher: Load = async () => (await import("./commands/flasher.ts")).mux
 const netbootFlasher: Load = async () => (await import("./commands/netboot-flasher.ts")).commands;
 const shell: Load = async (node, signal) => (await import("./commands/shell.ts")).commandsOf(node, signal);
 const dutNetwork: Load = async () => (await import("./commands/dut-network.ts")).commands;
+const gpioOutput: Load = async () => (await import("./commands/gpio.ts")).outputCommands;
+const gpioInput: Load = async () => (await import("./commands/gpio.ts")).inputCommands;
+const i2c = derived(async () => (await import("../../../boards/i2c/interface.ts")).i2c);
 const http = derived(async () => (await import("../../../net/http/interface.ts")).http);
 const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")).tftp);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
@@ -53,6 +56,11 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_tftp.client.TftpServerClient", "TFTP server", tftp),
   kind("jumpstarter_driver_dut_network.client.DutNetworkClient", "DUT Network Isolation", dutNetwork),
   kind("jumpstarter_driver_uboot.client.UbootConsoleClient", "U-Boot console", uboot),
+  kind("jumpstarter_driver_gpiod.client.DigitalOutputClient", "Digital output", gpioOutput),
+  kind("jumpstarter_driver_gpiod.client.DigitalInputClient", "Digital input", gpioInput),
+  kind("jumpstarter_driver_raspberrypi.client.DigitalOutputClient", "Digital output", gpioOutput),
+  kind("jumpstarter_driver_raspberrypi.client.DigitalInputClient", "Digital input", gpioInput),
+  kind("jumpstarter_agent.client.I2cClient", "I2C bus", i2c),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
