@@ -55,6 +55,7 @@ const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
 const tftp = lazy(() => import("../../net/tftp/driver.ts"));
 const httpServer = lazy(() => import("../../net/http/driver.ts"));
 const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
+const isoTpPython = lazy(() => import("../../boards/isotp/python.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
@@ -91,6 +92,9 @@ export const shippedDrivers: Catalog = createCatalog(
     // boards/i2c
     ["jumpstarter_agent.I2c", i2c],
     ["jumpstarter_agent.PowerMeter", powerMeter],
+    // boards/isotp
+    ["jumpstarter_driver_can.driver.IsoTpPython", isoTpPython],
+    ["jumpstarter_driver_can.IsoTpPython", isoTpPython],
     // boards/shell
     ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot

@@ -36,6 +36,7 @@ const gpioInput: Load = async () => (await import("./commands/gpio.ts")).inputCo
 const i2c = derived(async () => (await import("../../../boards/i2c/interface.ts")).i2c);
 const http = derived(async () => (await import("../../../net/http/interface.ts")).http);
 const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")).tftp);
+const isoTp = derived(async () => (await import("../../../boards/isotp/interface.ts")).isoTp);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -61,6 +62,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_raspberrypi.client.DigitalOutputClient", "Digital output", gpioOutput),
   kind("jumpstarter_driver_raspberrypi.client.DigitalInputClient", "Digital input", gpioInput),
   kind("jumpstarter_agent.client.I2cClient", "I2C bus", i2c),
+  kind("jumpstarter_driver_can.client.IsoTpClient", "ISO-TP over CAN", isoTp),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
