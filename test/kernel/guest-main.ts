@@ -1,9 +1,10 @@
 /** The first process in the guest: runs test files one after the other, as the host says, and passes on what they tell. */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { createReadStream, createWriteStream, openSync, readdirSync, readFileSync } from "node:fs";
 import { readMessages, type FromGuest, type FromHost } from "./messages.ts";
 
 const outputTail = 65_536;
+const kernelTail = 3_000;
 
 const ports = "/sys/class/virtio-ports";
 const port = readdirSync(ports).find((name) => readFileSync(`${ports}/${name}/name`, "utf8").trim() === "control");
@@ -25,15 +26,24 @@ function run(file: string, timeoutMs: number): void {
     if (message.type === "qmp") answers.set(message.id, (answer) => child.connected && child.send(answer));
     send(message);
   });
+  let killing: NodeJS.Timeout | undefined;
+  const end = (code: number | null, signal: string | null) => {
+    clearTimeout(timer);
+    clearTimeout(killing);
+    if (code !== 0) output += `\nthe kernel:\n${execFileSync("dmesg", { encoding: "utf8" }).slice(-kernelTail)}`;
+    send({ type: "ended", code, signal, output });
+  };
   const timer = setTimeout(() => {
     output += `\nnot done in ${timeoutMs / 1000} s`;
     child.kill("SIGKILL");
+    // Stuck in the kernel, whose driver waits for a device that this process plays, say.
+    killing = setTimeout(() => {
+      output += `, and it does not die:\n${stacks(child.pid)}`;
+      end(null, "SIGKILL");
+    }, 5_000);
   }, timeoutMs);
   // Not "close": a process that it left behind may hold its output open.
-  child.on("exit", (code, signal) => {
-    clearTimeout(timer);
-    setImmediate(() => send({ type: "ended", code, signal, output }));
-  });
+  child.on("exit", (code, signal) => setImmediate(end, code, signal));
 }
 
 createReadStream("", { fd }).on(
@@ -45,3 +55,9 @@ createReadStream("", { fd }).on(
   }) as (chunk: string | Buffer) => void,
 );
 send({ type: "ready" });
+
+/** Where in the kernel the threads of a process are. */
+function stacks(pid = 0): string {
+  const tasks = readdirSync(`/proc/${pid}/task`);
+  return tasks.map((task) => readFileSync(`/proc/${pid}/task/${task}/stack`, "utf8")).join("\n");
+}

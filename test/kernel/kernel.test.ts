@@ -53,9 +53,9 @@ for (const file of files) {
       if (message.type === "test") replay(message.test);
     });
     await Promise.all(replays);
-    if (output !== "" && (failed || code !== 0)) console.log(`${file}, in the guest:\n${output}`);
-    assert.ok(code === 0 || (code === 1 && failed), `it ended with ${signal ?? code}:\n${output}`);
-    assert.ok(replays.length > 0, `it has no tests:\n${output}`);
+    if (code !== 0) console.log(`${file}, in the guest:\n${output}`);
+    assert.ok(code === 0 || (code === 1 && failed), `it ended with ${signal ?? code}`);
+    assert.ok(replays.length > 0, "it has no tests");
   });
 }
 

@@ -12,7 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { createServer, type Socket } from "node:net";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { cacheDirectory } from "../../scripts/bundle/debian.mjs";
 import { readMessages, type FromGuest, type FromHost } from "./messages.ts";
@@ -153,10 +153,16 @@ function words(accelerator: "kvm" | "tcg", kernel: string, folder: string): stri
   ];
 }
 
+/** What says where things are, and how strict tests are. */
+const passedOn = ["XDG_CACHE_HOME", "JMP_PYTHON_CLIENTS", "CI"]
+  .flatMap((name) => (process.env[name] === undefined ? [] : [`export ${name}='${process.env[name]}'`]))
+  .join("\n");
+
 /** The guest's first script, as root; /run/vm is the shared folder. */
 const start = (kernel: string, folder: string) => `
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-export XDG_CACHE_HOME='${resolve(cacheDirectory(), "..")}' VM_FOLDER_ON_HOST='${folder}'
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME='${homedir()}' LANG=C.UTF-8
+export VM_FOLDER_ON_HOST='${folder}'
+${passedOn}
 mkdir -p /usr/lib/modules /dev/pts /dev/shm
 mount --bind '${kernel}/modules' /usr/lib/modules
 mount -t devpts devpts /dev/pts

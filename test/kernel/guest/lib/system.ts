@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 
 const execute = promisify(execFile);
@@ -15,5 +16,29 @@ export async function exec(program: string, ...args: string[]): Promise<string> 
   } catch (error) {
     const { message, stdout = "", stderr = "" } = error as Error & { stdout?: string; stderr?: string };
     throw new Error(`${message}\n${stdout}${stderr}`, { cause: error });
+  }
+}
+
+/**
+ * Looks again and again until it holds: for what the kernel tells nobody of.
+ * @returns what `look` found. Rejects after `limitMs`, with the last error of `look` if there was one.
+ */
+export async function waitFor<Found>(
+  what: string,
+  look: () => Found | Promise<Found>,
+  limitMs = 20_000,
+): Promise<Exclude<Found, undefined | null | false>> {
+  let cause: unknown;
+  for (const began = performance.now(); ; await sleep(20)) {
+    try {
+      const found = await look();
+      if (found !== undefined && found !== null && found !== false) {
+        return found as Exclude<Found, undefined | null | false>;
+      }
+      cause = undefined;
+    } catch (error) {
+      cause = error;
+    }
+    if (performance.now() - began > limitMs) throw new Error(`not within ${limitMs / 1000} s: ${what}`, { cause });
   }
 }
