@@ -30,7 +30,7 @@ function run(file: string, timeoutMs: number): void {
   const end = (code: number | null, signal: string | null) => {
     clearTimeout(timer);
     clearTimeout(killing);
-    if (code !== 0) output += `\nthe kernel:\n${execFileSync("dmesg", { encoding: "utf8" }).slice(-kernelTail)}`;
+    if (code !== 0) output += `\nthe kernel:\n${kernelMessages()}`;
     send({ type: "ended", code, signal, output });
   };
   const timer = setTimeout(() => {
@@ -55,6 +55,12 @@ createReadStream("", { fd }).on(
   }) as (chunk: string | Buffer) => void,
 );
 send({ type: "ready" });
+
+/** The last ones, without those that vhci_hcd has of every request that is taken back. */
+function kernelMessages(): string {
+  const lines = execFileSync("dmesg", { encoding: "utf8" }).split("\n");
+  return lines.filter((line) => !/unlink->seqnum|urb->status/.test(line)).join("\n").slice(-kernelTail);
+}
 
 /** Where in the kernel the threads of a process are. */
 function stacks(pid = 0): string {

@@ -39,7 +39,7 @@ test("a simulated HID device gets reports and sends some", async (t) => {
   await modprobe("hid_generic");
   const device = hid({ receive: (report) => device.send(Buffer.from(report).reverse()) });
   const { path } = await plugUsb(t, {
-    ...{ vendorId: 0x04d8, productId: 0xf2f7, serial: "YK12345", manufacturer: "Sim", product: "HID" },
+    ...{ vendorId: 0x16c0, productId: 0x05df, serial: "HURTM", manufacturer: "Sim", product: "HID" },
     functions: [device],
   });
   const node = await nodeOf(path, "hidraw");
@@ -79,7 +79,7 @@ test("a vendor's control requests reach a simulated device, and one that hangs i
   const { path } = await plugUsb(t, {
     ...{ vendorId: 0x04e8, productId: 0x6001, product: "sd-wire", serial: "sd-wire_11" },
     functions: [{ interfaces: () => [{ class: 0xff, subclass: 0xff, protocol: 0xff, endpoints: [] }] }],
-    control({ requestType, request, value }) {
+    control: ({ requestType, request, value }) => {
       if (requestType !== 0x40 || request !== 0x0b) return undefined;
       requests.push(value);
       return value === 0xdead ? new Promise<undefined>(() => {}) : Buffer.alloc(0);
