@@ -51,8 +51,9 @@ export async function collectSuggestions(catalog: Catalog): Promise<Suggestions>
   return { found, failures };
 }
 
-/** `power`, `power-2`, `power-3` */
-function freeName(name: string, taken: readonly Suggestion[]): string {
+/** `power`, `power-2`, `power-3`. A dot would keep refs from leading there. */
+function freeName(suggested: string, taken: readonly Suggestion[]): string {
+  const name = suggested.replaceAll(".", "-") || "device";
   const isTaken = (candidate: string) => taken.some((other) => other.name === candidate);
   if (!isTaken(name)) return name;
   for (let number = 2; ; number += 1) if (!isTaken(`${name}-${number}`)) return `${name}-${number}`;

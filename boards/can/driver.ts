@@ -77,6 +77,7 @@ export default defineDriver({
     const { inspectInterface } = await import("./socketcan.ts");
     return [await inspectInterface(String(channel))] satisfies Finding[];
   },
+  needs: (given) => (busAddress(given, process.env).interface === "virtual" ? {} : { modules: ["can", "can_raw"] }),
   async suggest() {
     const { listInterfaces } = await import("./socketcan.ts");
     return (await listInterfaces()).map(({ name, text }) => ({

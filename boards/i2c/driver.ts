@@ -56,6 +56,7 @@ export default defineDriver({
     };
   },
   inspect: ({ bus }) => inspectBus(bus),
+  needs: () => ({ modules: ["i2c-dev"] }),
 });
 
 /** @param look further findings on the bus that was found */

@@ -129,6 +129,7 @@ export default defineDriver({
       close: () => bus.close(),
     };
   },
+  needs: () => ({ modules: ["i2c-dev"] }),
   inspect: (config) =>
     inspectBus(config.bus, async (bus) => {
       await identify(config, bus);

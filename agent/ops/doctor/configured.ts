@@ -2,6 +2,7 @@ import { stat } from "node:fs/promises";
 import { describeProblem, inspectConfig } from "../../config/load.ts";
 import type { ExporterConfig } from "../../config/schema.ts";
 import type { Catalog } from "../../driver/catalog.ts";
+import type { HostNeeds } from "../../driver/driver.ts";
 import { toAgentError } from "../../driver/errors.ts";
 import { planTree, type PlannedDriver } from "../../driver/plan.ts";
 import { findingsOf, type DoctorFinding } from "./finding.ts";
@@ -17,6 +18,15 @@ export interface Configured {
 /** How findings name a driver: `bench: power`. */
 export function driverName({ config }: Pick<Configured, "config">, { path }: Pick<PlannedDriver, "path">): string {
   return `${config.metadata.name}: ${path}`;
+}
+
+/** What a driver needs of the host. One that cannot say so says why when it is inspected. */
+export function needsOf({ driver, config }: PlannedDriver): HostNeeds {
+  try {
+    return driver.needs?.(config) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 const othersMayRead = 0o004;

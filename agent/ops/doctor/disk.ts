@@ -3,7 +3,7 @@ import { access, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, resolve } from "node:path";
 import { isSystemError, toAgentError } from "../../driver/errors.ts";
-import { driverName, type Configured } from "./configured.ts";
+import { driverName, needsOf, type Configured } from "./configured.ts";
 import { findingsOf, type DoctorFinding } from "./finding.ts";
 
 const MiB = 1024 * 1024;
@@ -35,7 +35,7 @@ export async function checkDisk(
     ...agentDirectories,
     ...configured.flatMap((exporter) =>
       exporter.drivers.flatMap((driver) => {
-        const directories = driver.driver.needs?.(driver.config).directories ?? [];
+        const directories = needsOf(driver).directories ?? [];
         return directories.map((path) => ({ path: resolve(homedir(), path), use: driverName(exporter, driver) }));
       }),
     ),

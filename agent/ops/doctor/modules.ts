@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { release } from "node:os";
 import { join } from "node:path";
 import { entriesOf } from "../../sys/sysfs.ts";
-import { driverName, type Configured } from "./configured.ts";
+import { driverName, needsOf, type Configured } from "./configured.ts";
 import { findingsOf, type DoctorFinding } from "./finding.ts";
 import type { HostRoots } from "./host.ts";
 
@@ -19,7 +19,7 @@ export async function checkModules(
   const needed = new Map<string, string[]>();
   for (const exporter of configured) {
     for (const driver of exporter.drivers) {
-      for (const module of driver.driver.needs?.(driver.config).modules ?? []) {
+      for (const module of needsOf(driver).modules ?? []) {
         const name = module.replaceAll("-", "_");
         needed.set(name, [...(needed.get(name) ?? []), driverName(exporter, driver)]);
       }

@@ -2,7 +2,7 @@ import { isIPv6 } from "node:net";
 import { join } from "node:path";
 import type { NeededPort } from "../../driver/driver.ts";
 import { attribute, numberAttribute } from "../../sys/sysfs.ts";
-import { driverName, type Configured } from "./configured.ts";
+import { driverName, needsOf, type Configured } from "./configured.ts";
 import { findingsOf, type DoctorFinding } from "./finding.ts";
 import type { HostRoots } from "./host.ts";
 import { ancestry, heldPorts, holdersOf, type HeldPort } from "./sockets.ts";
@@ -65,7 +65,7 @@ function portsOf(configured: readonly Configured[]): Need[] {
   const needs = new Map<string, Need>();
   for (const exporter of configured) {
     for (const driver of exporter.drivers) {
-      for (const need of driver.driver.needs?.(driver.config).ports ?? []) {
+      for (const need of needsOf(driver).ports ?? []) {
         // 0 is any that is free.
         if (need.port === 0) continue;
         const key = JSON.stringify([need.protocol, need.port, need.hosts, need.interface]);

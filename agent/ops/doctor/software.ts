@@ -2,7 +2,7 @@ import { access, constants } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { toAgentError } from "../../driver/errors.ts";
 import { loadKoffi } from "../../sys/native.ts";
-import { driverName, type Configured } from "./configured.ts";
+import { driverName, needsOf, type Configured } from "./configured.ts";
 import type { NamedNode } from "./devices.ts";
 import { findingsOf, type DoctorFinding } from "./finding.ts";
 import type { HostRoots } from "./host.ts";
@@ -30,7 +30,7 @@ export async function checkSoftware(
   const programs = new Map<string, string[]>();
   for (const exporter of configured) {
     for (const driver of exporter.drivers) {
-      for (const program of driver.driver.needs?.(driver.config).programs ?? []) {
+      for (const program of needsOf(driver).programs ?? []) {
         programs.set(program, [...(programs.get(program) ?? []), driverName(exporter, driver)]);
       }
     }

@@ -207,6 +207,13 @@ test("kernel modules: loaded, built in, loaded on demand, not loaded, not there,
     "problem: bench: l: the kernel 7.1.0-test has no module absent",
   ]);
   assert.match(findings[1]?.hint ?? "", /^sudo modprobe i2c_dev/);
+  const broken = withComposite({
+    ...lamp({}),
+    needs: () => {
+      throw new Error("no idea");
+    },
+  });
+  assert.deepEqual(await checkModules(await configured(t, { l: { type: "example.Lamp" } }, broken), host, kernel), []);
   const elsewhere = await checkModules(exporters, host, "another");
   assert.ok(texts(elsewhere).some((text) => text.startsWith("warning: bench: l: needs the kernel module absent")));
 });

@@ -54,7 +54,7 @@ async function check(t: TestContext, yaml: string, catalog: Catalog): Promise<st
 }
 
 test("what is found is printed as configuration that an agent takes, with a comment why", async (t) => {
-  const catalog = catalogWith(() => [relay("0042"), relay("on"), relay("1e5: #x")]);
+  const catalog = catalogWith(() => [relay("0042"), relay("on"), relay("1e5: #x", { name: "vcan0.1" })]);
   const suggestions = await collectSuggestions(catalog);
   const yaml = suggestionsAsYaml(suggestions);
   assert.deepEqual(await check(t, yaml, catalog), []);
@@ -65,7 +65,7 @@ test("what is found is printed as configuration that an agent takes, with a comm
     [
       ["power", "0042"],
       ["power-2", "on"],
-      ["power-3", "1e5: #x"],
+      ["vcan0-1", "1e5: #x"],
     ],
   );
   const lines = yaml.split("\n");
