@@ -2,7 +2,10 @@ import * as z from "zod";
 import { defineInterface, streaming, unary } from "../../agent/driver/interface.ts";
 
 /** Standard base64 with padding; line breaks are let through, as Python's decoder does. */
-const base64 = z.string().regex(/^(?:[A-Za-z0-9+/\r\n]{4})*(?:[A-Za-z0-9+/\r\n]*={0,2})[\r\n]*$/, "must be base64");
+const base64 = z.string().refine((text) => {
+  const plain = text.replaceAll(/[\r\n]/g, "");
+  return plain.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(plain);
+}, "must be base64");
 
 /** python-can's Message. */
 export const canMessage = z.object({

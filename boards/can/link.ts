@@ -27,14 +27,13 @@ export function findLink(links: CanLinks, name: string): CanLink {
 }
 
 /**
- * The interface, up. It is touched only if it is not yet as it shall be, and brought up only if the settings say how.
+ * The interface, up. It is touched only if it is not yet as it shall be, and brought up only if the settings have a bit rate.
  * @throws DeviceOffline if it is missing or down; AgentError E_CONFIG if it cannot be so, E_IO without the rights
  */
 export function prepareLink(links: CanLinks, name: string, settings: LinkSettings, log: Logger): CanLink {
   const link = findLink(links, name);
   const change = neededChange(link, settings);
-  const configures = Object.values(settings).some((value) => value !== undefined);
-  if (change !== undefined || (configures && !link.up)) {
+  if (change !== undefined || (settings.bitrate !== undefined && !link.up)) {
     apply(links, link, change ?? {});
     log.info(`set up ${name}: ${describeLink(findLink(links, name))}`);
   }
@@ -93,7 +92,17 @@ function apply(links: CanLinks, link: CanLink, change: CanLinkChange): void {
     links.change(link.index, change);
     links.change(link.index, { up: true });
   } catch (error) {
+    if (link.up) bringUp(links, link.index);
     throw explainChange(link.name, error);
+  }
+}
+
+/** After a failure; a second one has nothing to add. */
+function bringUp(links: CanLinks, index: number): void {
+  try {
+    links.change(index, { up: true });
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
   }
 }
 

@@ -117,6 +117,7 @@ class Task {
     if (this.#startMs !== undefined) return;
     this.#startMs = this.#options.now();
     this.#periods = 0;
+    this.#next = 0;
     void this.#run();
   }
 

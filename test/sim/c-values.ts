@@ -12,7 +12,7 @@ export function cValues(t: TestContext, headers: readonly string[], expressions:
   const includes = ["stdio.h", "stddef.h", "sys/ioctl.h", ...headers].map((header) => `#include <${header}>`);
   const prints = expressions.map((expression) => `printf("%lld\\n", (long long)(${expression}));`);
   writeFileSync(source, [...includes, "int main(void) {", ...prints, "}"].join("\n"));
-  execFileSync("cc", ["-o", program, source], { stdio: "pipe" });
+  execFileSync("cc", ["-D_GNU_SOURCE", "-o", program, source], { stdio: "pipe" });
   return execFileSync(program, { encoding: "utf8" }).trim().split("\n").map(Number);
 }
 

@@ -34,6 +34,7 @@ const dutNetwork: Load = async () => (await import("./commands/dut-network.ts"))
 const gpioOutput: Load = async () => (await import("./commands/gpio.ts")).outputCommands;
 const gpioInput: Load = async () => (await import("./commands/gpio.ts")).inputCommands;
 const i2c = derived(async () => (await import("../../../boards/i2c/interface.ts")).i2c);
+const can: Load = async () => (await import("./commands/can.ts")).commands;
 const http = derived(async () => (await import("../../../net/http/interface.ts")).http);
 const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")).tftp);
 const isoTp = derived(async () => (await import("../../../boards/isotp/interface.ts")).isoTp);
@@ -56,6 +57,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_http.client.HttpServerClient", "HTTP server", http),
   kind("jumpstarter_driver_tftp.client.TftpServerClient", "TFTP server", tftp),
   kind("jumpstarter_driver_dut_network.client.DutNetworkClient", "DUT Network Isolation", dutNetwork),
+  kind("jumpstarter_driver_can.client.CanClient", "CAN bus", can),
   kind("jumpstarter_driver_uboot.client.UbootConsoleClient", "U-Boot console", uboot),
   kind("jumpstarter_driver_gpiod.client.DigitalOutputClient", "Digital output", gpioOutput),
   kind("jumpstarter_driver_gpiod.client.DigitalInputClient", "Digital input", gpioInput),
