@@ -56,6 +56,7 @@ const tftp = lazy(() => import("../../net/tftp/driver.ts"));
 const httpServer = lazy(() => import("../../net/http/driver.ts"));
 const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
 const isoTpPython = lazy(() => import("../../boards/isotp/python.ts"));
+const isoTpSocket = lazy(() => import("../../boards/isotp/socket.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
@@ -95,6 +96,8 @@ export const shippedDrivers: Catalog = createCatalog(
     // boards/isotp
     ["jumpstarter_driver_can.driver.IsoTpPython", isoTpPython],
     ["jumpstarter_driver_can.IsoTpPython", isoTpPython],
+    ["jumpstarter_driver_can.driver.IsoTpSocket", isoTpSocket],
+    ["jumpstarter_driver_can.IsoTpSocket", isoTpSocket],
     // boards/shell
     ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot

@@ -2,7 +2,7 @@ import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
-import { openBus } from "../can/open.ts";
+import { busAddress, openBus } from "../can/open.ts";
 import { Inbox } from "./inbox.ts";
 import { isoTp } from "./interface.ts";
 import { problem, type Problem } from "./problem.ts";
@@ -24,18 +24,32 @@ export default defineDriver({
   types: ["jumpstarter_driver_can.driver.IsoTpPython", "jumpstarter_driver_can.IsoTpPython"],
   summary: "ISO-TP (ISO 15765-2) over any CAN interface.",
   implements: isoTp,
-  // Unknown keys are ignored, as the Python exporter does.
-  config: z.looseObject({
-    channel: z.union([z.string(), z.number()]).nullable().describe("CAN channel, such as can0"),
-    interface: z.string().nullable().describe("socketcan, or virtual"),
+  config: z.strictObject({
+    interface: z
+      .string()
+      .nullable()
+      .describe("socketcan, virtual, or null: what CAN_INTERFACE in the agent's environment says"),
+    channel: z
+      .union([z.string(), z.int()])
+      .nullable()
+      .describe("name of the network interface, like can0; any name of a virtual bus; null: what CAN_CHANNEL says"),
     address: isoTpAddress.describe("whom to speak with"),
     params: isoTpParams.prefault({}),
     read_timeout: lax.number().prefault(0.05).describe("taken, and of no effect"),
   }),
+  hotPlugged: true,
+  async inspect(given) {
+    const { interface: kind, channel } = busAddress(given, process.env);
+    if (kind === "virtual") return [{ ok: true, text: `virtual CAN bus ${channel ?? "without a name"}` }];
+    const { inspectInterface } = await import("../can/socketcan.ts");
+    return [await inspectInterface(String(channel))];
+  },
   async open(context) {
     const { config, log } = context;
     const { params } = config;
-    const bus = await openBus({ interface: config.interface ?? "", channel: config.channel }, context);
+    const where = busAddress(config, process.env);
+    const fd = params.can_fd ? true : undefined;
+    const bus = await openBus({ interface: config.interface, channel: config.channel, fd }, context);
     const inbox = new Inbox(limits);
     let address = config.address;
     let lost: Error | undefined;
@@ -144,8 +158,11 @@ export default defineDriver({
         stop_sending: () => connection.stopSending(stopped),
         stop_receiving: () => connection.stopReceiving(),
       },
-      check() {
+      async check() {
         demandBus();
+        if (where.interface !== "socketcan") return;
+        const { checkInterface } = await import("../can/socketcan.ts");
+        await checkInterface(String(where.channel));
       },
       release() {
         stop();

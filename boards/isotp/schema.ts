@@ -92,9 +92,8 @@ const targetType = z.union(
   { error: "must be 0 (physical) or 1 (functional)" },
 );
 
-/** Unknown keys are ignored, as the Python exporter does. */
 export const isoTpParams = z
-  .looseObject({
+  .strictObject({
     stmin: byte()
       .prefault(0)
       .describe("pause between frames that we ask a sender for: 0 to 127 ms, 0xF1 to 0xF9 0.1 to 0.9 ms"),
