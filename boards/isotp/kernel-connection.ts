@@ -81,27 +81,21 @@ export class KernelConnection {
   }
 
   /** Waits for the end of the message under way. @returns false if it was something else */
-  #writable(signal: AbortSignal): Promise<boolean> {
-    return new Promise((resolve, reject) => {
-      const leave = () => {
-        unwatch();
-        signal.removeEventListener("abort", onAbort);
-      };
+  async #writable(signal: AbortSignal): Promise<boolean> {
+    const isWritable = await new Promise<boolean>((resolve, reject) => {
       const onAbort = () => {
-        leave();
+        unwatch();
         reject(signal.reason as Error);
       };
       const unwatch = this.#socket.watchWritable((isWritable) => {
-        leave();
-        try {
-          this.#notice(this.#socket.takeError());
-          resolve(isWritable);
-        } catch (error) {
-          reject(error);
-        }
+        unwatch();
+        signal.removeEventListener("abort", onAbort);
+        resolve(isWritable);
       });
       signal.addEventListener("abort", onAbort, { once: true });
     });
+    this.#notice(this.#socket.takeError());
+    return isWritable;
   }
 
   /** The next message; undefined when the time is over. A message is never lost to a caller that has given up. */
