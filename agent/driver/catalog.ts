@@ -36,6 +36,9 @@ const opendal = lazy(() => import("../../boards/storage/driver.ts"));
 const mockFlasher = lazy(() => import("../../boards/storage/mock-flasher.ts"));
 const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
 const mockMuxFlasher = lazy(() => import("../../boards/storage/mock-mux-flasher.ts"));
+const sdWire = lazy(() => import("../../boards/sdwire/driver.ts"));
+const sdWire3 = lazy(() => import("../../boards/sdwire/sdwire3.ts"));
+const usbSdMux = lazy(() => import("../../boards/usb-sd-mux/driver.ts"));
 const pySerial = lazy(() => import("../../boards/serial/driver.ts"));
 const nvDemuxSerial = lazy(() => import("../../boards/serial/nvdemux.ts"));
 const digitalOutput = lazy(async () => ({ default: (await import("../../boards/gpio/driver.ts")).output }));
@@ -98,6 +101,11 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_can.IsoTpPython", isoTpPython],
     ["jumpstarter_driver_can.driver.IsoTpSocket", isoTpSocket],
     ["jumpstarter_driver_can.IsoTpSocket", isoTpSocket],
+    // boards/sdwire
+    ["jumpstarter_driver_sdwire.driver.SDWire", sdWire],
+    ["jumpstarter_agent.SDWire3", sdWire3],
+    // boards/usb-sd-mux
+    ["jumpstarter_agent.UsbSdMux", usbSdMux],
     // boards/shell
     ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot

@@ -52,6 +52,12 @@ export interface UsbHandle {
 /** What system calls answer once a device is gone. */
 const gone = new Set(["ENODEV", "ENOENT", "ESHUTDOWN"]);
 
+/** `/dev/bus/usb/001/007` */
+export function usbNode({ busNumber, deviceNumber }: Pick<UsbDevice, "busNumber" | "deviceNumber">): string {
+  const digits = (value: number) => String(value).padStart(3, "0");
+  return `/dev/bus/usb/${digits(busNumber)}/${digits(deviceNumber)}`;
+}
+
 /**
  * Opens a USB device. Transfers wait on a thread of their own, not in the event loop.
  * @throws DeviceOffline when it has gone; AgentError E_IO naming the device when this user may not
@@ -60,8 +66,7 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
   const koffi = await loadKoffi();
   const libc = koffi.load(null);
   const name = describeUsb(device);
-  const number = (value: number) => String(value).padStart(3, "0");
-  const node = `/dev/bus/usb/${number(device.busNumber)}/${number(device.deviceNumber)}`;
+  const node = usbNode(device);
   const fd = await promisify(open)(node, constants.O_RDWR).catch((error: unknown) => {
     if (isSystemError(error) && gone.has(error.code)) throw new DeviceOffline(`${name} has gone`, { cause: error });
     if (isSystemError(error) && error.code === "EACCES") {

@@ -53,14 +53,14 @@ export interface MuxHardware {
    * `storage_timeout`.
    */
   locate(): Promise<string | undefined> | string | undefined;
+  /** What the card at the host says of itself, for the log. A failure does not keep it from being written. */
+  describeMedium?(context: { readonly signal: AbortSignal }): Promise<string | undefined>;
+  /** Looks whether it is still plugged in. Not asked while something is done with it: it may be away for a moment then. @throws DeviceOffline */
+  check?(): Promise<unknown>;
 }
 
-/** The methods of a storage mux, and what its driver does at the edges of a lease. */
-export interface Mux extends Pick<OpenDriver<typeof storageMuxFlasher>, "methods" | "release" | "close"> {
-  readonly methods: OpenDriver<typeof storageMuxFlasher>["methods"];
-  /** An operation runs or waits: its device may be away for a moment. */
-  readonly isBusy: boolean;
-}
+/** A mux that is open: what a driver's `open` returns. */
+export type Mux = Required<Pick<OpenDriver<typeof storageMuxFlasher>, "methods" | "release" | "close" | "check">>;
 
 /**
  * Gives a mux its methods: `write` and `read` switch to the host first and leave it there, as clients expect. At the end of a lease what
@@ -96,14 +96,12 @@ export function openMux(
   const options: DiskOptions = { timeoutMs: settings.storage_timeout * 1_000, direct: settings.direct };
   const target = {
     locate: () => hardware.locate(),
+    describeMedium: hardware.describeMedium?.bind(hardware),
     // The words of the Python exporter.
     absent: "SD card disk did not become available on host within storage_timeout",
   };
 
   return {
-    get isBusy() {
-      return queue.isBusy;
-    },
     methods: {
       host: (call) => select(call, "host"),
       dut: (call) => select(call, "dut"),
@@ -136,6 +134,9 @@ export function openMux(
           await readImage(target, sink, options, { signal, log: call.log });
         });
       },
+    },
+    async check() {
+      if (!queue.isBusy) await hardware.check?.();
     },
     release: () => giveUp(new AgentError("E_CANCELLED", "the lease has ended")),
     close: () => giveUp(new AgentError("E_CANCELLED", "the driver is closing")),

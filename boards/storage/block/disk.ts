@@ -11,6 +11,8 @@ import { refused, refuseToRead, refuseToWrite } from "./protection.ts";
 export interface Target {
   /** Path of the whole disk, looked up anew while it is waited for; undefined while there is none. */
   locate(): Promise<string | undefined> | string | undefined;
+  /** What the medium says of itself. */
+  readonly describeMedium?: ((context: { readonly signal: AbortSignal }) => Promise<string | undefined>) | undefined;
   /** Said when there was none until the end. */
   readonly absent: string;
 }

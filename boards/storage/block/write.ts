@@ -35,6 +35,8 @@ export interface TransferContext {
 export interface WriteReport {
   /** For people. */
   readonly device: string;
+  /** What the medium says of itself, where it can be asked. */
+  readonly medium: string | undefined;
   /** Of the device; undefined for a file. */
   readonly deviceBytes: number | undefined;
   /** Of the image. */
@@ -78,7 +80,8 @@ export async function writeImage(
   });
   try {
     const wait = clock();
-    log.info(`storage device ${disk.name} is ready`);
+    const medium = await describeMedium(target, context);
+    log.info(`storage device ${disk.name} is ready${medium === undefined ? "" : `: ${medium}`}`);
     const written = await copyIn(source, disk, options, context);
     const write = clock();
     log.info(`fsyncing storage device ${disk.name}, please wait`);
@@ -101,6 +104,7 @@ export async function writeImage(
     }
     return {
       device: disk.name,
+      medium,
       deviceBytes: disk.sizeBytes,
       bytes,
       sha256,
@@ -115,6 +119,16 @@ export async function writeImage(
     throw error;
   } finally {
     await disk.close();
+  }
+}
+
+async function describeMedium(target: Target, { signal, log }: TransferContext): Promise<string | undefined> {
+  try {
+    return await target.describeMedium?.({ signal });
+  } catch (error) {
+    signal.throwIfAborted();
+    log.debug(`the medium does not say what it is: ${toAgentError(error).message}`);
+    return undefined;
   }
 }
 
