@@ -1,0 +1,13 @@
+import { Readable, Writable } from "node:stream";
+import { randomBytes, createHash } from "node:crypto";
+import { writeImage } from "./boards/storage/block/write.ts";
+import { readImage } from "./boards/storage/block/read.ts";
+const log = { debug: console.log, info: console.log, warn: console.log, error: console.log } as any;
+const dev = process.argv[2]!;
+const size = Number(process.argv[3]);
+const data = randomBytes(size);
+const target = { locate: () => dev, absent: "no" };
+const r = await writeImage(Readable.from(function*(){for(let i=0;i<data.length;i+=65536) yield data.subarray(i,i+65536)}()), target, { timeoutMs: 1000, verify: true, leewayMs: 0, fsyncTimeoutMs: 1000, allowFile: true, direct: process.argv[4] !== "buffered" }, { signal: new AbortController().signal, log });
+console.log(r, r.sha256 === createHash("sha256").update(data).digest("hex"));
+const out: Buffer[] = [];
+console.log(await readImage(target, new Writable({ write(c, _e, d) { out.push(c); d(); } }), { timeoutMs: 1000, allowFile: true, limitBytes: size }, { signal: new AbortController().signal, log }), Buffer.concat(out).equals(data));
