@@ -4,6 +4,7 @@ import type { Calls, Implementation, Interface } from "./interface.ts";
 import type { Logger } from "./log.ts";
 import type { ResourceHandle } from "./resource.ts";
 import type { Entry } from "./entry.ts";
+import type { TreeListener } from "./tree-events.ts";
 
 type Awaitable<T> = T | Promise<T>;
 
@@ -53,6 +54,8 @@ export interface OpenContext<C> {
   shared<T extends { close?(): Awaitable<void> }>(key: string, make: () => T): T;
   /** The same for drivers of all exporters of this process, for what a host has once (a port). */
   sharedOnHost<T extends object>(key: string, make: () => T): T;
+  /** Listens to what happens to all drivers of the exporter, also while this driver is offline. @returns takes it back */
+  observe(listener: TreeListener): () => void;
 }
 
 /** An opened driver. All of `reset`, `release` and `close` must be idempotent. */

@@ -1,7 +1,7 @@
 import type { Duplex } from "node:stream";
 import * as z from "zod";
 import type { Call } from "./driver.ts";
-import { AgentError } from "./errors.ts";
+import { AgentError, toAgentError } from "./errors.ts";
 import type { Method, Unsupported } from "./interface.ts";
 import type { LiveDriver } from "./live-driver.ts";
 
@@ -72,7 +72,15 @@ export async function invokeUnary(
     return declared.collect?.(items);
   }
   if (declared.kind !== "unary") throw new AgentError("E_NO_METHOD", `method ${method} not found on driver`);
-  return checkResult(declared.result, await code(call, ...checkArgs(declared, args)), method);
+  const checked = checkArgs(declared, args);
+  const named = { path: driver.planned.path, driverType: driver.planned.driver.implements.driverType, method };
+  driver.events.tell({ kind: "call", ...named });
+  try {
+    return checkResult(declared.result, await code(call, ...checked), method);
+  } catch (thrown) {
+    driver.events.tell({ kind: "failed", ...named, reason: toAgentError(thrown).message });
+    throw thrown;
+  }
 }
 
 /** Calls a streaming method; leaving the loop early ends the driver's generator. */

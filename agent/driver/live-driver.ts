@@ -7,6 +7,7 @@ import type { LogBus, Logger } from "./log.ts";
 import type { PlannedDriver } from "./plan.ts";
 import type { ResourceHandle } from "./resource.ts";
 import type { SharedObjects } from "./shared-objects.ts";
+import type { TreeEvents } from "./tree-events.ts";
 
 /** What the tree needs from the house to serve calls between drivers. */
 export interface TreeEnvironment {
@@ -30,6 +31,7 @@ export class LiveDriver {
   readonly children: ReadonlyMap<string, LiveDriver>;
   readonly environment: TreeEnvironment;
   readonly log: Logger;
+  readonly events: TreeEvents;
   readonly #shared: SharedObjects<LiveDriver>;
   readonly #closing = new AbortController();
   #opened: OpenDriver<Interface> | undefined;
@@ -43,11 +45,13 @@ export class LiveDriver {
     children: ReadonlyMap<string, LiveDriver>,
     environment: TreeEnvironment,
     shared: SharedObjects<LiveDriver>,
+    events: TreeEvents,
   ) {
     this.planned = planned;
     this.children = children;
     this.environment = environment;
     this.#shared = shared;
+    this.events = events;
     this.log = environment.logs.logger({
       source: "driver",
       logger: `driver.${planned.type.split(".").at(-1) ?? planned.type}`,
@@ -148,6 +152,7 @@ export class LiveDriver {
           signal.throwIfAborted();
           return this.environment.onHost.get(key, this, make);
         },
+        observe: (listener) => this.events.listen(listener),
       });
       if (signal.aborted) {
         // Nobody would close it later: the driver has been closed while it opened.

@@ -5,6 +5,7 @@ import { LiveDriver, type TreeEnvironment } from "./live-driver.ts";
 import type { PlannedDriver } from "./plan.ts";
 import { compareTrees, type DriverChange } from "./replan.ts";
 import { SharedObjects } from "./shared-objects.ts";
+import { TreeEvents } from "./tree-events.ts";
 
 /** What a replan waits for one driver; a hanging one must not keep the exporter from its next lease. */
 const closeLimitMs = 10_000;
@@ -14,6 +15,7 @@ const openLimitMs = 30_000;
 export class DriverTree {
   readonly environment: TreeEnvironment;
   readonly #shared = new SharedObjects<LiveDriver>();
+  readonly #events = new TreeEvents();
   readonly #closing = new AbortController();
   #root: LiveDriver;
   /** Children before their parents, each driver once. */
@@ -67,11 +69,13 @@ export class DriverTree {
   }
 
   async reset(): Promise<void> {
+    this.#events.tell({ kind: "lease", edge: "begins" });
     for (const driver of this.drivers) await driver.step("reset");
   }
 
   async release(): Promise<void> {
     for (const driver of this.drivers.reverse()) await driver.step("release");
+    this.#events.tell({ kind: "lease", edge: "ends" });
   }
 
   /** What {@link replan} would change. Touches nothing. */
@@ -190,7 +194,7 @@ export class DriverTree {
       const known = made.get(plan);
       if (known !== undefined) return known;
       const children = new Map([...plan.children].map(([name, child]) => [name, make(child)]));
-      const live = kept.get(plan) ?? new LiveDriver(plan, children, this.environment, this.#shared);
+      const live = kept.get(plan) ?? new LiveDriver(plan, children, this.environment, this.#shared, this.#events);
       made.set(plan, live);
       return live;
     };
