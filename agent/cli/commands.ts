@@ -35,6 +35,10 @@ export const commands: Readonly<Record<string, Listed>> = {
     summary: "Serve boot files to boards over TFTP, HTTP and DHCP, without an exporter",
     load: async () => (await import("./boot.ts")).boot,
   },
+  console: {
+    summary: "Print what running and past agents have recorded of serial consoles",
+    load: async () => (await import("./console.ts")).consoleLog,
+  },
   status: {
     summary: "Show what the exporters of running agents do",
     load: async () => (await import("./status.ts")).status,

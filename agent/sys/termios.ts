@@ -8,6 +8,9 @@ const TCFLSH = 0x540b;
 const TIOCOUTQ = 0x5411;
 const TIOCMBIS = 0x5416;
 const TIOCMBIC = 0x5417;
+const TIOCSBRK = 0x5427;
+const TIOCCBRK = 0x5428;
+const TIOCGICOUNT = 0x545d;
 
 /** struct termios2: c_iflag, c_oflag, c_cflag, c_lflag (u32 each), c_line (u8), c_cc[19], c_ispeed, c_ospeed (u32). */
 export const termios2Bytes = 44;
@@ -54,6 +57,13 @@ export function makeRaw(termios2: Buffer, { baudRate, hangUpOnClose }: RawMode):
   termios2.writeUInt32LE(baudRate, at.ospeed);
 }
 
+/** struct serial_icounter_struct (linux/serial.h): eleven ints, and nine that mean nothing yet. */
+export const icounterBytes = 80;
+const counters = { frame: 24, overrun: 28, parity: 32, break: 36, buffer_overrun: 40 } as const;
+
+/** How often a port has seen each kind of error since its driver was loaded or it was plugged in. */
+export type LineErrors = Record<keyof typeof counters, number>;
+
 /** What can be asked of an open terminal. All throw the system's error. */
 export interface Termios {
   /** @returns the baud rate that the port really has now. */
@@ -63,6 +73,18 @@ export interface Termios {
   flush(fd: number, queue: "input" | "output"): void;
   /** Bytes that are written and not sent yet. */
   outputQueueBytes(fd: number): number;
+  /** Begins or ends a break. Beginning waits until what was written is sent. */
+  setBreak(fd: number, on: boolean): Promise<void>;
+  /** Undefined where the driver of the port does not count (ENOTTY), as ptys do not. */
+  lineErrors(fd: number): LineErrors | undefined;
+}
+
+/** EINVAL, ENOTTY: drivers without counters answer either. */
+const uncounted = new Set([22, 25]);
+
+export function readLineErrors(icounter: Buffer): LineErrors {
+  const read = Object.entries(counters).map(([name, offset]) => [name, icounter.readInt32LE(offset)] as const);
+  return Object.fromEntries(read) as LineErrors;
 }
 
 /** @throws AgentError E_UNSUPPORTED where native code cannot be loaded. */
@@ -74,6 +96,7 @@ export async function loadTermios(): Promise<Termios> {
   const ioctl = (fd: number, request: number, name: string, type: "void *" | "int", argument: Buffer | number) => {
     if (nativeIoctl(fd, request, type, argument) === -1) throw systemError(koffi.errno(), name);
   };
+  const plainIoctl = koffi.load(null).func("int ioctl(int fd, unsigned long request, void *argument)");
   return {
     setRaw(fd, mode) {
       const termios2 = Buffer.alloc(termios2Bytes);
@@ -95,6 +118,23 @@ export async function loadTermios(): Promise<Termios> {
       const count = Buffer.alloc(4);
       ioctl(fd, TIOCOUTQ, "outq", "void *", count);
       return count.readInt32LE();
+    },
+    setBreak: (fd, on) =>
+      new Promise((resolve, reject) => {
+        plainIoctl.async(fd, on ? TIOCSBRK : TIOCCBRK, null, (error: Error | null, result: number) => {
+          if (error !== null) reject(error);
+          else if (result === -1) reject(systemError(koffi.errno(), on ? "begin break" : "end break"));
+          else resolve();
+        });
+      }),
+    lineErrors(fd) {
+      const icounter = Buffer.alloc(icounterBytes);
+      if (nativeIoctl(fd, TIOCGICOUNT, "void *", icounter) === -1) {
+        const errno = koffi.errno();
+        if (uncounted.has(errno)) return undefined;
+        throw systemError(errno, "count line errors");
+      }
+      return readLineErrors(icounter);
     },
   };
 }

@@ -1,12 +1,16 @@
+import { constants } from "node:fs";
+import { access } from "node:fs/promises";
 import * as z from "zod";
 import type { OpenContext } from "../../agent/driver/driver.ts";
+import { DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { loadTermios, type Termios } from "../../agent/sys/termios.ts";
+import { choosePort, listUsbPorts, parseHwgrepUrl, parseUsbUrl, type PortMatcher } from "./find.ts";
 import { Pacer } from "./pacing.ts";
 import { SerialPort } from "./port.ts";
 import { openLoop, openSocket, openTty, type OpenHandle } from "./transport.ts";
 
-/** `loop://`, `socket://host:port` or a device path: the URLs of pyserial that an exporter on Linux needs. */
+/** The URLs of pyserial that an exporter on Linux needs, and one of our own. */
 export const serialUrl = z
   .string()
   .min(1)
@@ -23,39 +27,73 @@ export const lineConfig = {
 
 const schemePattern = /^([a-z][a-z0-9+.-]*):\/\//i;
 
+function schemeOf(url: string): string | undefined {
+  return schemePattern.exec(url)?.[1]?.toLowerCase();
+}
+
 function urlProblem(url: string): string | undefined {
-  const scheme = schemePattern.exec(url)?.[1]?.toLowerCase();
-  if (scheme === undefined || scheme === "loop") return undefined;
-  if (scheme !== "socket") return `${scheme}:// is not supported; use a device path, loop:// or socket://HOST:PORT`;
-  return socketAddress(url) === undefined ? "must be socket://HOST:PORT" : undefined;
+  switch (schemeOf(url)) {
+    case undefined:
+    case "loop":
+      return undefined;
+    case "socket":
+      return socketAddress(url) === undefined ? "must be socket://HOST:PORT" : undefined;
+    case "usb":
+      return matcherOf(url) === undefined ? "must be usb://VID:PID?serial=…&path=…&interface=…" : undefined;
+    case "hwgrep":
+      return matcherOf(url) === undefined ? "must be hwgrep://REGEXP or hwgrep://REGEXP&n=N" : undefined;
+    default:
+      return `${schemeOf(url)}:// is not supported; use a device path, usb://VID:PID, hwgrep://REGEXP, loop:// or socket://HOST:PORT`;
+  }
+}
+
+function matcherOf(url: string): PortMatcher | undefined {
+  const scheme = schemeOf(url);
+  if (scheme === "usb") return parseUsbUrl(url);
+  return scheme === "hwgrep" ? parseHwgrepUrl(url) : undefined;
 }
 
 function socketAddress(url: string): { host: string; port: number } | undefined {
-  if (schemePattern.exec(url)?.[1]?.toLowerCase() !== "socket" || !URL.canParse(url)) return undefined;
+  if (schemeOf(url) !== "socket" || !URL.canParse(url)) return undefined;
   const { hostname, port } = new URL(url);
   if (hostname === "" || port === "") return undefined;
   return { host: hostname.replace(/^\[(.*)\]$/, "$1"), port: Number(port) };
 }
 
-/** True if the URL is the path of a device on this machine. */
-export function isDevicePath(url: string): boolean {
-  return !schemePattern.test(url);
+/** True if the URL means a device of this machine, by its path or by what it is. */
+export function isLocal(url: string): boolean {
+  return schemeOf(url) === undefined || matcherOf(url) !== undefined;
+}
+
+/** The path of the device that a local URL means now. @throws DeviceOffline if it is found by what it is, and not there */
+export async function devicePath(url: string): Promise<string> {
+  const matcher = matcherOf(url);
+  return matcher === undefined ? url : `/dev/${choosePort(await listUsbPorts(), matcher).node}`;
+}
+
+/** Looks at the device, without opening it. @throws DeviceOffline if it is not there, or not ours to use */
+export async function checkPresent(url: string): Promise<void> {
+  const path = await devicePath(url);
+  await access(path, constants.R_OK | constants.W_OK).catch((cause: unknown) => {
+    throw new DeviceOffline(`serial port ${url} is not usable: ${toAgentError(cause).message}`, { cause });
+  });
 }
 
 /** The port behind a URL, shared by all drivers of the exporter that name it. Nothing is opened yet. */
 export function sharedPort(url: string, context: OpenContext<unknown>): SerialPort {
   const { log, uuid } = context;
   // Every driver has a loop of its own; a device or server is one and the same for all.
-  const key = isDevicePath(url) || socketAddress(url) !== undefined ? `serial ${url}` : `serial ${url} ${uuid}`;
+  const key = isLocal(url) || socketAddress(url) !== undefined ? `serial ${url}` : `serial ${url} ${uuid}`;
   return context.shared(key, () => new SerialPort(url, opener(url, log), log));
 }
 
 function opener(url: string, log: OpenContext<unknown>["log"]): OpenHandle {
   const address = socketAddress(url);
   if (address !== undefined) return (_settings, _lines, signal) => openSocket(address.host, address.port, signal);
-  if (!isDevicePath(url)) return async () => openLoop();
+  if (!isLocal(url)) return async () => openLoop();
   let termios: Termios | undefined;
-  return async (settings, lines) => openTty(url, settings, lines, (termios ??= await loadTermios()), log);
+  return async (settings, lines) =>
+    openTty(await devicePath(url), settings, lines, (termios ??= await loadTermios()), log);
 }
 
 /** Paces a driver's streams together, so that a client cannot double the rate with a second stream. */

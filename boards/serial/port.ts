@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
-import type { ModemLine } from "../../agent/sys/termios.ts";
+import type { LineErrors, ModemLine } from "../../agent/sys/termios.ts";
 import type { Pacer } from "./pacing.ts";
 import { SerialStream, type PortSide } from "./serial-stream.ts";
 import type { OpenHandle, PortSettings, SerialHandle } from "./transport.ts";
@@ -10,6 +10,24 @@ interface Sending {
   readonly from: SerialStream;
   readonly data: Buffer;
   readonly sent: () => void;
+}
+
+/** A break has its place among what is sent. */
+interface Break {
+  readonly durationMs: number;
+  /** It is over, or never came to be: then with the reason. */
+  readonly done: (error?: Error) => void;
+}
+
+/** Sent in pieces of this, so that little of it goes on when its sender has to stop. */
+const pieceBytes = 4 * 1024;
+
+/** What a port has done since the exporter started. */
+export interface PortCounts {
+  readonly receivedBytes: number;
+  readonly sentBytes: number;
+  /** What clients did not read in time. The recorder has it. */
+  readonly droppedBytes: number;
 }
 
 /** One opening of the port, from its first stream to its last byte sent. */
@@ -31,7 +49,8 @@ export class SerialPort implements PortSide {
   readonly #log: Logger;
   readonly #streams = new Set<SerialStream>();
   readonly #lines = new Map<ModemLine, boolean>();
-  #sending: Sending[] = [];
+  #sending: (Sending | Break)[] = [];
+  #counts = { receivedBytes: 0, sentBytes: 0, droppedBytes: 0 };
   #pumping = false;
   #session: Session | undefined;
   /** Opening and closing take turns. */
@@ -49,7 +68,12 @@ export class SerialPort implements PortSide {
    * Opens the port if it is not, and joins its readers.
    * @throws DeviceOffline if it is missing; E_FAILED if it is in use with other settings; the system's error
    */
-  async attach(settings: PortSettings, pacer: Pacer | undefined, signal: AbortSignal): Promise<SerialStream> {
+  async attach(
+    settings: PortSettings,
+    pacer: Pacer | undefined,
+    signal: AbortSignal,
+    options: { keeps?: boolean } = {},
+  ): Promise<SerialStream> {
     this.#arriving += 1;
     try {
       return await this.#inTurn(async () => {
@@ -61,7 +85,7 @@ export class SerialPort implements PortSide {
             `${this.name} is in use at ${session.settings.baudRate} baud, so it cannot be opened at ${settings.baudRate}`,
           );
         }
-        const stream = new SerialStream(this, pacer);
+        const stream = new SerialStream(this, pacer, options);
         this.#streams.add(stream);
         session.handle.stream.resume();
         return stream;
@@ -89,11 +113,67 @@ export class SerialPort implements PortSide {
     });
   }
 
-  /** Ends all streams, drops what is not sent yet, lets go of the port and forgets how its lines were set. */
-  async close(): Promise<void> {
-    this.#end();
+  get isOpen(): boolean {
+    return this.#session !== undefined;
+  }
+
+  get counts(): PortCounts {
+    let { droppedBytes } = this.#counts;
+    for (const stream of this.#streams) droppedBytes += stream.droppedBytes;
+    return { ...this.#counts, droppedBytes };
+  }
+
+  /** How many read it now, without those that keep it open. */
+  get clients(): number {
+    return [...this.#streams].filter(({ keeps }) => !keeps).length;
+  }
+
+  /** Of the open port; undefined while it is closed, or where nobody counts. @throws the system's error */
+  lineErrors(): LineErrors | undefined {
+    return this.#session?.handle.lineErrors();
+  }
+
+  /**
+   * Holds the line in the break condition for a while, after what was written before it.
+   * @throws AgentError E_UNSUPPORTED where the port cannot; what `attach` throws; DeviceOffline if it goes meanwhile
+   */
+  async sendBreak(settings: PortSettings, durationMs: number, signal: AbortSignal): Promise<void> {
+    const holder = await this.attach(settings, undefined, signal);
+    holder.resume();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#sending.push({ durationMs, done: (error) => (error === undefined ? resolve() : reject(error)) });
+        if (!this.#pumping) void this.#pump();
+      });
+    } finally {
+      holder.destroy();
+    }
+  }
+
+  /**
+   * Ends what clients have: their streams, what they have not sent yet, how they set the lines. Lets go of the port
+   * unless somebody keeps it.
+   */
+  async hangUp(): Promise<void> {
+    const isClient = ({ keeps }: SerialStream) => !keeps;
+    this.#end(isClient);
     await this.#inTurn(async () => {
-      this.#end(); // what arrived before its turn came
+      this.#end(isClient); // what arrived before its turn came
+      const set = [...this.#lines.keys()];
+      this.#lines.clear();
+      if (this.#streams.size === 0) return this.#stop();
+      const handle = this.#session?.handle;
+      handle?.discard();
+      // As an opening of the port would find them.
+      for (const line of set) handle?.setLine(line, true);
+    });
+  }
+
+  /** Ends all streams and lets go of the port. */
+  async close(): Promise<void> {
+    this.#end(() => true);
+    await this.#inTurn(async () => {
+      this.#end(() => true); // what arrived before its turn came
       this.#lines.clear();
       await this.#stop();
     });
@@ -111,9 +191,10 @@ export class SerialPort implements PortSide {
   detach(from: SerialStream): void {
     if (!this.#streams.delete(from)) return;
     if (from.droppedBytes > 0) {
+      this.#counts.droppedBytes += from.droppedBytes;
       this.#log.warn(`${this.name}: ${from.droppedBytes} bytes were not read in time and dropped`);
     }
-    if (!from.writableEnded) this.#drop((sending) => sending.from === from);
+    if (!from.writableEnded) this.#drop((sending) => "from" in sending && sending.from === from);
     this.hasRoom(); // it may have been the one that all waited for
     this.#closeWhenIdle();
   }
@@ -138,6 +219,7 @@ export class SerialPort implements PortSide {
 
   /** Hands a chunk to every stream. Reading pauses only when all of them are full: one sleeper does not stop the rest. */
   #received(chunk: Buffer): void {
+    this.#counts.receivedBytes += chunk.length;
     let room = false;
     for (const stream of this.#streams) {
       stream.deliver(chunk);
@@ -152,20 +234,27 @@ export class SerialPort implements PortSide {
     this.#session = undefined;
     session.handle.stream.destroy();
     session.over.abort();
-    this.#end(new DeviceOffline(`serial port ${this.name} is gone: ${reason}`));
+    this.#end(() => true, new DeviceOffline(`serial port ${this.name} is gone: ${reason}`));
   }
 
-  #end(error?: Error): void {
-    for (const stream of this.#streams) stream.finish(error);
-    this.#streams.clear();
-    this.#session?.over.abort();
-    this.#drop(() => true);
+  #end(which: (stream: SerialStream) => boolean, error?: Error): void {
+    for (const stream of this.#streams) {
+      if (!which(stream)) continue;
+      this.#counts.droppedBytes += stream.droppedBytes;
+      stream.finish(error);
+      this.#streams.delete(stream);
+    }
+    if (this.#streams.size === 0) this.#session?.over.abort();
+    this.#drop((sending) => !("from" in sending) || sending.from.isOver, error);
   }
 
-  #drop(which: (sending: Sending) => boolean): void {
+  #drop(which: (sending: Sending | Break) => boolean, error?: Error): void {
     const dropped = this.#sending.filter(which);
     this.#sending = this.#sending.filter((sending) => !which(sending));
-    for (const { sent } of dropped) sent();
+    for (const sending of dropped) {
+      if ("from" in sending) sending.sent();
+      else sending.done(error ?? new AgentError("E_CANCELLED", `${this.name} was closed`));
+    }
   }
 
   /** Sends the queue, each stream at its own pace, until it is empty or the session is over. */
@@ -174,7 +263,14 @@ export class SerialPort implements PortSide {
     try {
       for (let next = this.#sending.shift(); next !== undefined; next = this.#sending.shift()) {
         const session = this.#session;
-        if (session !== undefined && next.data.length > 0) await transmit(session, next);
+        if (!("from" in next)) {
+          await holdBreak(session, next).then(
+            () => next.done(),
+            (error: Error) => next.done(error),
+          );
+          continue;
+        }
+        if (session !== undefined && next.data.length > 0) this.#counts.sentBytes += await transmit(session, next);
         next.sent();
       }
     } finally {
@@ -201,13 +297,13 @@ export class SerialPort implements PortSide {
   }
 }
 
-/** Hands bytes to the system at their stream's pace, until all are taken, the stream is abandoned or the session over. */
-async function transmit({ handle, over: { signal } }: Session, { from, data }: Sending): Promise<void> {
+/** Hands bytes to the system at their stream's pace, until all are taken, the stream is abandoned or the session over. @returns how many */
+async function transmit({ handle, over: { signal } }: Session, { from, data }: Sending): Promise<number> {
   const frames = handle.stream.writableObjectMode;
-  const abandoned = () => signal.aborted || (from.destroyed && !from.writableEnded);
+  const abandoned = () => signal.aborted || from.isOver || (from.destroyed && !from.writableEnded);
   let offset = 0;
   while (offset < data.length && !abandoned()) {
-    let count = data.length - offset;
+    let count = frames ? data.length - offset : Math.min(data.length - offset, pieceBytes);
     if (from.pacer !== undefined) {
       // A paced loop gives every character back as a frame of its own.
       count = from.pacer.take(frames ? 1 : count, performance.now());
@@ -219,6 +315,19 @@ async function transmit({ handle, over: { signal } }: Session, { from, data }: S
     await write(handle, data.subarray(offset, offset + count), signal);
     offset += count;
   }
+  return offset;
+}
+
+async function holdBreak(session: Session | undefined, { durationMs }: Break): Promise<void> {
+  const over = session?.over.signal;
+  const gone = () => new AgentError("E_CANCELLED", "the port was closed before the break was over");
+  await session?.handle.drain(() => over?.aborted === true);
+  if (session === undefined || over?.aborted === true) throw gone();
+  await session.handle.setBreak(true);
+  await sleep(durationMs, undefined, { signal: over }).catch(() => {
+    throw gone(); // its descriptor may be another's by now
+  });
+  await session.handle.setBreak(false);
 }
 
 /** Never rejects: a port that breaks tells so by itself. */

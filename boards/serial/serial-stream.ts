@@ -34,20 +34,29 @@ export class SerialStream extends Duplex {
   #sendingBytes = 0;
   #resumeWrite: (() => void) | undefined;
 
+  /** The port's own: it outlives the closings that leases ask for. */
+  readonly keeps: boolean;
+
   /** Bytes that this stream lost because it was not read. */
   droppedBytes = 0;
 
-  constructor(port: PortSide, pacer: Pacer | undefined) {
+  constructor(port: PortSide, pacer: Pacer | undefined, { keeps = false } = {}) {
     // With one chunk of buffer, `_read` means that everything before has been taken.
     super({ readableObjectMode: true, readableHighWaterMark: 1 });
     this.#port = port;
     this.pacer = pacer;
+    this.keeps = keeps;
     this.on("error", () => {}); // may break between two readers; it stays in `errored`
   }
 
   /** True while a chunk would be dropped. */
   get full(): boolean {
     return this.#receivedBytes >= receiveLimitBytes;
+  }
+
+  /** True when nothing more is received, and nothing more shall be sent. */
+  get isOver(): boolean {
+    return this.#over !== undefined;
   }
 
   deliver(chunk: Buffer): void {

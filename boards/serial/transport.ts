@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
-import type { ModemLine, Termios } from "../../agent/sys/termios.ts";
+import type { LineErrors, ModemLine, Termios } from "../../agent/sys/termios.ts";
 
 /** How a port is to be set up. */
 export interface PortSettings {
@@ -20,6 +20,12 @@ export interface PortSettings {
 export interface SerialHandle {
   readonly stream: Duplex;
   setLine(line: ModemLine, on: boolean): void;
+  /** @throws AgentError E_UNSUPPORTED where there is no line to hold */
+  setBreak(on: boolean): Promise<void>;
+  /** Undefined where nobody counts them. */
+  lineErrors(): LineErrors | undefined;
+  /** Forgets what was written and is not sent yet. */
+  discard(): void;
   /** Waits until the hardware has sent what was written, the caller wants it to stop, or half a minute has passed. */
   drain(stop: () => boolean): Promise<void>;
   /** Closes at once; `drain` first to have everything sent. */
@@ -76,6 +82,12 @@ export async function openTty(
   return {
     stream,
     setLine: (line, on) => termios.setLine(fd, line, on),
+    setBreak: (on) =>
+      termios.setBreak(fd, on).catch((error: unknown) => {
+        throw isSystemError(error) && withoutLine.has(error.code) ? unsupportedBreak(path, error) : error;
+      }),
+    lineErrors: () => termios.lineErrors(fd),
+    discard: () => forgetUnsent(termios, fd),
     async drain(stop) {
       const deadline = performance.now() + drainTimeoutMs;
       while (!stream.destroyed && !stop() && performance.now() < deadline && termios.outputQueueBytes(fd) > 0) {
@@ -111,12 +123,19 @@ function forgetUnsent(termios: Termios, fd: number): void {
   }
 }
 
+/** What ptys and other terminals without a line answer. */
+const withoutLine = new Set(["ENOTTY", "EINVAL", "EOPNOTSUPP", "ENOTSUP"]);
+
+function unsupportedBreak(name: string, cause?: unknown): AgentError {
+  return new AgentError("E_UNSUPPORTED", `${name} cannot send a break`, { cause });
+}
+
 /** Ptys have no modem lines; nobody asked for these, so that is fine. */
 function setLineIfAny(termios: Termios, fd: number, line: ModemLine, on: boolean): void {
   try {
     termios.setLine(fd, line, on);
   } catch (error) {
-    if (!isSystemError(error) || !["ENOTTY", "EINVAL", "EOPNOTSUPP", "ENOTSUP"].includes(error.code)) throw error;
+    if (!isSystemError(error) || !withoutLine.has(error.code)) throw error;
   }
 }
 
@@ -124,9 +143,7 @@ function setLineIfAny(termios: Termios, fd: number, line: ModemLine, on: boolean
 export async function openSocket(host: string, port: number, signal: AbortSignal): Promise<SerialHandle> {
   const stream = await dial({ host, port, noDelay: true, keepAlive: true }, `${host}:${port}`, signal);
   return {
-    stream,
-    setLine: () => {},
-    drain: async () => {},
+    ...lineless(stream, `${host}:${port}`),
     async close() {
       stream.end(); // what was written still goes out
       await destroyed(stream);
@@ -137,7 +154,19 @@ export async function openSocket(host: string, port: number, signal: AbortSignal
 /** A plug that connects TX with RX. */
 export function openLoop(): SerialHandle {
   const stream = new PassThrough({ objectMode: true });
-  return { stream, setLine: () => {}, drain: async () => {}, close: () => destroyed(stream) };
+  return { ...lineless(stream, "loop://"), close: () => destroyed(stream) };
+}
+
+/** A port without a wire of its own. */
+function lineless<S extends Duplex>(stream: S, name: string) {
+  return {
+    stream,
+    setLine: () => {},
+    setBreak: () => Promise.reject(unsupportedBreak(name)),
+    lineErrors: () => undefined,
+    discard: () => {},
+    drain: async () => {},
+  };
 }
 
 /** Resolves when the stream's resources are free, so that the port can be opened again. */

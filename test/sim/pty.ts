@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { existsSync, openSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReadStream } from "node:tty";
@@ -22,8 +22,9 @@ export interface Cable {
   unplug(): Promise<void>;
 }
 
-export async function plugCable(t: TestContext): Promise<Cable> {
-  const folder = await mkdtemp(join(tmpdir(), "jmp-pty-"));
+/** @param again a cable that was unplugged: this one has its paths */
+export async function plugCable(t: TestContext, again?: Cable): Promise<Cable> {
+  const folder = again === undefined ? await mkdtemp(join(tmpdir(), "jmp-pty-")) : dirname(again.path);
   const [path, far] = [join(folder, "ttyUSB0"), join(folder, "board")];
   const socat = spawn("socat", [`pty,rawer,link=${path}`, `pty,rawer,link=${far}`], { stdio: "ignore" });
   const unplug = async () => {

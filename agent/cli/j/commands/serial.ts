@@ -1,8 +1,10 @@
 import { createWriteStream } from "node:fs";
 import type { Duplex } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { serialConsole } from "../../../../boards/serial/interface.ts";
+import { serialConsole, serialPort } from "../../../../boards/serial/interface.ts";
+import type { LogSource } from "../../../../boards/serial/record/show.ts";
 import { AgentError, toAgentError } from "../../../driver/errors.ts";
+import { printLog } from "../../console-log.ts";
 import { command, type Commands, type Run } from "../command.ts";
 import { runConsole } from "../console.ts";
 
@@ -48,6 +50,45 @@ Reads until Ctrl-C or the end of the connection; input ends at the end of stdin.
         stream.destroy();
       }
     },
+  }),
+  log: command({
+    help: `Print what the exporter has recorded of the console
+
+What was printed since the lease began, with times and marks for power and leases; where nobody listened, too.
+
+  j serial log -n 50                  # the last lines
+  j serial log -f                     # ... and what comes
+  j serial log --grep 'panic|oops'    # lines that match
+  j serial log --boots                # how long the board took to boot`,
+    options: {
+      follow: { kind: "flag", short: "f", help: "Go on with what comes, until Ctrl-C" },
+      lines: { kind: "integer", short: "n", help: "Only so many of the last lines" },
+      since: { kind: "text", help: "Only what came since: 30s, 10m, 2h, 1d, or a time in RFC 3339" },
+      grep: { kind: "text", help: "Only lines that match a regular expression" },
+      boots: { kind: "flag", help: "Only power and boot times" },
+      json: { kind: "flag", help: "A line of JSON for each line" },
+      raw: { kind: "flag", help: "The exact bytes, without times and marks" },
+    },
+    run: async ({ node, signal }, { since, ...options }) => {
+      const serial = node.as(serialPort, { signal });
+      const source: LogSource = {
+        history: (lines) =>
+          serial.log({ ...(lines !== undefined && { lines }), ...(since !== undefined && { since }) }),
+        live: (after) => serial.log({ from: after + 1, follow: true }),
+      };
+      await printLog(source, options, signal);
+    },
+  }),
+  status: command({
+    help: "Show the port: line errors, bytes, recording, boot times",
+    run: async ({ node, signal, print }) => {
+      print(JSON.stringify(await node.as(serialPort, { signal }).status(), undefined, 2));
+    },
+  }),
+  "send-break": command({
+    help: "Send a break, as for SysRq",
+    options: { ms: { kind: "integer", default: 250, help: "How long, in milliseconds" } },
+    run: async ({ node, signal }, { ms }) => void (await node.as(serialPort, { signal }).send_break(ms)),
   }),
 };
 

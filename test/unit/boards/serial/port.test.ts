@@ -7,12 +7,13 @@ import type { Duplex } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as fc from "fast-check";
-import type { AgentError } from "../../../agent/driver/errors.ts";
-import { createExporter } from "../../../agent/session/exporter.ts";
-import { loadTermios, makeRaw, termios2Bytes } from "../../../agent/sys/termios.ts";
-import { serialPort } from "../../../boards/serial/interface.ts";
-import { Pacer } from "../../../boards/serial/pacing.ts";
-import { noPtys, plugCable } from "../../sim/pty.ts";
+import type { AgentError } from "../../../../agent/driver/errors.ts";
+import { createExporter } from "../../../../agent/session/exporter.ts";
+import { loadKoffi } from "../../../../agent/sys/native.ts";
+import { icounterBytes, loadTermios, makeRaw, readLineErrors, termios2Bytes } from "../../../../agent/sys/termios.ts";
+import { serialPort } from "../../../../boards/serial/interface.ts";
+import { Pacer } from "../../../../boards/serial/pacing.ts";
+import { noPtys, plugCable } from "../../../sim/pty.ts";
 
 const pySerial = (config: Record<string, unknown>) => ({ type: "jumpstarter_driver_pyserial.driver.PySerial", config });
 
@@ -337,6 +338,35 @@ test("modem lines: a port that has none says so, loops and sockets take them sil
   await assert.rejects(loop.set_rts("yes" as unknown as boolean), { code: "E_INVALID" });
 });
 
+test("a break waits for what was written before it; what has no line cannot send one", { skip: noPtys }, async (t) => {
+  const { path, board } = await plugCable(t);
+  const { port } = await serial(t, { url: path, cps: 100 });
+  const stream = await port.connect();
+  const heard = listen(board);
+  const before = performance.now();
+  stream.write("0123456789");
+  await port.send_break(50); // ptys take it, and do not pass it on
+  assert.ok(performance.now() - before >= 89 + 50);
+  await heard.until("0123456789");
+  stream.destroy();
+  const loop = (await serial(t, { url: "loop://" })).port;
+  await assert.rejects(loop.send_break(), { code: "E_UNSUPPORTED", message: "loop:// cannot send a break" });
+  await assert.rejects(loop.send_break(60_000), { code: "E_INVALID" });
+});
+
+test("the kernel's counters of line errors lie where they are looked for", async () => {
+  const koffi = await loadKoffi();
+  const names = ["cts", "dsr", "rng", "dcd", "rx", "tx", "frame", "overrun", "parity", "brk", "buf_overrun"];
+  const icounter = koffi.struct({
+    ...Object.fromEntries(names.map((name) => [name, "int"])),
+    reserved: koffi.array("int", 9),
+  });
+  assert.equal(koffi.sizeof(icounter), icounterBytes);
+  const bytes = Buffer.alloc(icounterBytes);
+  for (const [index, name] of names.entries()) bytes.writeInt32LE(index + 1, koffi.offsetof(icounter, name));
+  assert.deepEqual(readLineErrors(bytes), { frame: 7, overrun: 8, parity: 9, break: 10, buffer_overrun: 11 });
+});
+
 test("socket: bytes both ways; the server's end is the loss of the port", async (t) => {
   const peers: Socket[] = [];
   const server = createServer((peer) => peers.push(peer.on("error", () => {})));
@@ -367,7 +397,7 @@ test("URLs that cannot be served are refused with what can", async () => {
     );
   assert.equal(
     await problem("rfc2217://host:4000"),
-    "export.serial.config.url: rfc2217:// is not supported; use a device path, loop:// or socket://HOST:PORT",
+    "export.serial.config.url: rfc2217:// is not supported; use a device path, usb://VID:PID, hwgrep://REGEXP, loop:// or socket://HOST:PORT",
   );
   assert.equal(await problem("socket://host"), "export.serial.config.url: must be socket://HOST:PORT");
 });
