@@ -1,7 +1,8 @@
 // Measures the agent and the Python exporter side by side: alternating rounds, medians, ratios.
 // usage: npm run bench [-- --quick] [--rounds N] [MEASURE ...]     prints a Markdown table
-// The measures `http` and `tftp` are of their own, beside other servers:
+// The measures `http`, `tftp` and `serial` are of their own:
 //   npm run bench -- http                                       (beside nginx)
+//   npm run bench -- serial                                     (8 consoles at 3 Mbaud, recorded)
 //   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -9,6 +10,7 @@ import { sides, type Side } from "./exporters.ts";
 import { httpBench } from "./http/bench.ts";
 import { calls, flash, fullSize, quickSize, start, streams, type Measure } from "./measures.ts";
 import { rack } from "./rack.ts";
+import { serialBench } from "./serial/bench.ts";
 import { figure, median } from "./statistics.ts";
 import { fullTftpBench, quickTftpBench, tftpBench, tftpPlaces } from "./tftp/bench.ts";
 
@@ -51,6 +53,8 @@ for (const [, measure] of chosen) {
 }
 
 if (isWanted("http")) await httpBench({ rounds, fileMiB: values.quick ? 64 : 256 });
+
+if (isWanted("serial")) await serialBench({ seconds: values.quick ? 5 : 60 });
 
 if (isWanted("tftp")) {
   const all = values.quick ? quickTftpBench : fullTftpBench;

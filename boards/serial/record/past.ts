@@ -37,13 +37,16 @@ export async function listRecords(directory: string): Promise<PastRecord[]> {
 
 /** A record on disk as what is printed. @param since as of `log` */
 export function recordOnDisk(folder: string, since: string | undefined, signal: AbortSignal): LogSource {
+  const wanted = (from: number, follow: boolean): AsyncIterable<Entry> => {
+    const all = entries(folder, from, signal, { follow });
+    return since === undefined ? all : entriesSince(all, parseSince(since, Date.now()));
+  };
   return {
     async *history(lines) {
-      let history: AsyncIterable<Entry> = entries(folder, 0, signal, { follow: false });
-      if (since !== undefined) history = entriesSince(history, parseSince(since, Date.now()));
+      const history = wanted(0, false);
       yield* items(lines === undefined ? history : await lastEntries(history, lines));
     },
-    live: (after) => items(entries(folder, after + 1, signal, { follow: true })),
+    live: (after) => items(wanted(after + 1, true)),
   };
 }
 

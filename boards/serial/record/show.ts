@@ -36,7 +36,8 @@ export async function showLog(
   const last: Line[] = [];
   let after = -1;
   const chosen = boots || grep !== undefined;
-  for await (const item of source.history(chosen ? undefined : lines)) {
+  // Where nothing is there yet, what comes begins at the beginning; so even for no line the last one is looked at.
+  for await (const item of source.history(chosen || lines === undefined ? undefined : Math.max(1, lines))) {
     after = item.seq;
     if (form === "raw") await write(bytesOf(item));
     else for (const line of maker.push(item)) await keep(line);

@@ -71,10 +71,10 @@ What was printed since the lease began, with times and marks for power and lease
     },
     run: async ({ node, signal }, { since, ...options }) => {
       const serial = node.as(serialPort, { signal });
+      const asked = since === undefined ? {} : { since };
       const source: LogSource = {
-        history: (lines) =>
-          serial.log({ ...(lines !== undefined && { lines }), ...(since !== undefined && { since }) }),
-        live: (after) => serial.log({ from: after + 1, follow: true }),
+        history: (lines) => serial.log(lines === undefined ? asked : { ...asked, lines }),
+        live: (after) => serial.log({ ...asked, from: after + 1, follow: true }),
       };
       await printLog(source, options, signal);
     },
