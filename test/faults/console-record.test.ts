@@ -116,34 +116,36 @@ test(
       t.skip("mounting a tmpfs needs root");
       return;
     }
-      try {
-  const filler = join(directory, "filler");
-    writeFileSync(filler, Buffer.alloc(300 * 1024));
-    const { cable, agent, calls } = await recording(t, { directory   } finally {
-    spawnSync("umount", ["-l", directory]);
-  }
-});
-    const line = `${"x".repeat(63)}\n`;
-    await send(cable.board, line.repeat(8 * 1024));
-    await eventually("the disk is full", async () => (await calls.status()).record?.problem !== null);
-    await send(cable.board, "still here\n");
-    const tail = async () => {
-      let text = "";
-      for await (const item of calls.log({ lines: 5 })) text += item.text ?? "";
-      return text;
-    };
-    await eventually("the memory goes on", async () => (await tail()).endsWith("still here\n"));
-    assert.equal(agent.output().match(/recorded in memory only: .*No space left/gi)?.length, 1);
-    rmSync(filler);
-    await eventually(
-      "the files go on",
-      async () => {
-        await send(cable.board, "again\n");
-        await sleep(100);
-        return (await calls.status()).record?.problem === null;
-      },
-      15_000,
-    );
+    try {
+      const filler = join(directory, "filler");
+      writeFileSync(filler, Buffer.alloc(300 * 1024));
+      const { cable, agent, calls } = await recording(t, { directory });
+      const line = `${"x".repeat(63)}\n`;
+      await send(cable.board, line.repeat(8 * 1024));
+      await eventually("the disk is full", async () => (await calls.status()).record?.problem !== null);
+      await send(cable.board, "still here\n");
+      const tail = async () => {
+        let text = "";
+        for await (const item of calls.log({ lines: 5 })) text += item.text ?? "";
+        return text;
+      };
+      await eventually("the memory goes on", async () => (await tail()).endsWith("still here\n"));
+      const warnings = () => agent.output().match(/recorded in memory only: .*no space left/gi) ?? [];
+    await eventually("the log says so", () => warnings().length > 0);
+      rmSync(filler);
+      await eventually(
+        "the files go on",
+        async () => {
+          await send(cable.board, "again\n");
+          await sleep(100);
+          return (await calls.status()).record?.problem === null;
+        },
+        15_000,
+      );
+      assert.equal(warnings().length, 1);
     await eventually("they have it", async () => (await recorded(directory)).toString().endsWith("again\n"));
-    },
+    } finally {
+      spawnSync("umount", ["-l", directory]);
+    }
+  },
 );
