@@ -59,7 +59,10 @@ send({ type: "ready" });
 /** The last ones, without those that vhci_hcd has of every request that is taken back. */
 function kernelMessages(): string {
   const lines = execFileSync("dmesg", { encoding: "utf8" }).split("\n");
-  return lines.filter((line) => !/unlink->seqnum|urb->status/.test(line)).join("\n").slice(-kernelTail);
+  return lines
+    .filter((line) => !/unlink->seqnum|urb->status/.test(line))
+    .join("\n")
+    .slice(-kernelTail);
 }
 
 /** Where in the kernel the threads of a process are. */

@@ -20,9 +20,9 @@ export interface Plugged {
   /** As sysfs names it: `3-1`. */
   readonly path: string;
   /** Pulls it out; done when the kernel has noticed. */
-  unplug(): Promise<void>;
+  readonly unplug: () => Promise<void>;
   /** Plugs it in again, into the same port. */
-  plug(): Promise<void>;
+  readonly plug: () => Promise<void>;
 }
 
 /**

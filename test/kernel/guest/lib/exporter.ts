@@ -10,7 +10,7 @@ export interface GuestExporter {
   readonly client: Client;
   readonly socketPath: string;
   /** A driver by its dotted path. Throws if there is none. */
-  node(path: string): RemoteNode;
+  readonly node: (path: string) => RemoteNode;
 }
 
 /** An exporter of these drivers in this process, which ends with the test. */
