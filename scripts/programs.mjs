@@ -36,6 +36,7 @@ const packages = {
   cpio: "cpio",
   modprobe: "kmod",
   candump: "can-utils",
+  i2cset: "i2c-tools",
   openssl: "openssl",
   python3: "python3-venv",
   mkfs: "e2fsprogs",

@@ -23,9 +23,6 @@ export const layouts = {
 export const requests = { I2C_SLAVE: 0x0703, I2C_FUNCS: 0x0705, I2C_RDWR: 0x0707, I2C_SMBUS: 0x0720 } as const;
 
 const I2C_M_RD = 1;
-/** What I2C_RDWR takes; drivers/i2c/i2c-dev.c refuses longer messages. */
-export const mostMessages = 42;
-export const longestMessageBytes = 8_192;
 
 /** I2C_FUNC_*: the numbers of the bits. */
 export const functionBits = {
@@ -65,7 +62,7 @@ export type I2cMessage = { readonly write: Uint8Array } | { readonly read: numbe
 export interface I2cBus {
   can(what: I2cFunction): boolean;
   /**
-   * Writes and reads in one transaction with repeated starts. @returns what each read brought, in their order
+   * Writes and reads in one transaction with repeated starts: up to 42 messages of up to 8192 bytes. @returns what each read brought, in their order
    * @throws the system's error: ENXIO or EREMOTEIO if nobody acknowledges, EBUSY while a driver of the kernel has the address
    */
   transfer(address: number, messages: readonly I2cMessage[]): Promise<Buffer[]>;

@@ -169,7 +169,8 @@ export async function inspectLine(wanted: Wanted): Promise<readonly Finding[]> {
     const { chip, line, description } = await findLine(wanted, systemRoots);
     await chip.close();
     const user = line.used ? `, used by '${line.consumer}'` : "";
-    return [{ ok: true, text: `${description}, ${line.direction}${user}` }];
+    const nodes = [`/dev/${chip.info.name}`];
+    return [{ ok: true, text: `${description}, ${line.direction}${user}`, nodes }];
   } catch (error) {
     const { message, hint } = toAgentError(error);
     return [{ ok: false, text: message, ...(hint === undefined ? {} : { hint }) }];

@@ -23,6 +23,9 @@ export interface Found {
   readonly description: string;
 }
 
+/** There is no character device for the chip that is meant; sysfs may have it. */
+export class NoCharacterDevice extends DeviceOffline {}
+
 const chipName = /^gpiochip(\d+)$/;
 
 /** What is meant by `device:` where that is certain without looking: a file. */
@@ -64,22 +67,29 @@ export async function linesOf(chip: GpioChip): Promise<LineInfo[]> {
 /**
  * The line that a configuration means, with its chip, which the caller closes.
  * @throws DeviceOffline when there is no such chip or line, with what there is; also when a name fits several: a guess could switch another
- *   board. AgentError E_IO, E_UNSUPPORTED as of openChip
+ *   board. AgentError E_IO as of openChip
  */
 export async function findLine(wanted: Wanted, roots: Roots): Promise<Found> {
   const byName = typeof wanted.line === "string";
   const device = wanted.device ?? (byName ? undefined : 0);
   const path = device === undefined ? undefined : pathOf(device, roots);
   let failed: AgentError | undefined;
-  const chips = path === undefined ? await openChips(roots, (error) => (failed ??= error)) : [await openChip(path)];
+  const chips =
+    path === undefined
+      ? await openChips(roots, (error) => (failed ??= error))
+      : [
+          await openChip(path).catch((error: unknown) => {
+            throw missing(error);
+          }),
+        ];
   let kept: GpioChip | undefined;
   try {
     const fitting = chips.filter(({ info }) => path !== undefined || device === undefined || info.label === device);
     const there = chips.map(({ info }) => describeChip(info)).join(", ");
     if (fitting.length === 0) {
-      if (failed !== undefined) throw failed;
+      if (failed !== undefined) throw missing(failed);
       const what = device === undefined ? "there is no GPIO chip" : `there is no GPIO chip labelled '${device}'`;
-      throw new DeviceOffline(there === "" ? what : `${what}; there is ${there}`);
+      throw new NoCharacterDevice(there === "" ? what : `${what}; there is ${there}`);
     }
     if (!byName && fitting.length > 1)
       throw several(
@@ -118,6 +128,13 @@ export async function findLine(wanted: Wanted, roots: Roots): Promise<Found> {
   } finally {
     for (const chip of chips) if (chip !== kept) await chip.close();
   }
+}
+
+function missing(error: unknown): unknown {
+  const { code, message, hint } = toAgentError(error);
+  return code === "E_DEVICE_OFFLINE" || code === "E_UNSUPPORTED"
+    ? new NoCharacterDevice(message, { hint, cause: error })
+    : error;
 }
 
 function several(what: string, all: readonly string[]): DeviceOffline {

@@ -1,8 +1,9 @@
+import { constants } from "node:fs";
 import { access, readdir, readFile, realpath, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { AgentError, DeviceOffline, isSystemError } from "../../agent/driver/errors.ts";
-import type { Roots, Wanted } from "./find.ts";
+import { DeviceOffline, isSystemError } from "../../agent/driver/errors.ts";
+import { NoCharacterDevice, type Roots, type Wanted } from "./find.ts";
 
 /**
  * GPIO lines through /sys/class/gpio, for kernels that have nothing better. It knows no names, no pull resistors, no kind of drive and
@@ -32,6 +33,8 @@ interface SysfsChip {
   readonly aliases: readonly string[];
 }
 
+/** Some of its files cannot be opened for reading, and none may be made by accident. */
+const writeOnly = { flag: constants.O_WRONLY | constants.O_TRUNC };
 /** udev may need a moment to give a new line to the group gpio. */
 const permissionsMs = 1_000;
 
@@ -57,10 +60,7 @@ async function chips({ sys }: Roots): Promise<SysfsChip[]> {
 
 async function findChip({ device, line }: Wanted, roots: Roots): Promise<SysfsChip> {
   if (typeof line === "string") {
-    throw new AgentError(
-      "E_UNSUPPORTED",
-      `the line '${line}' cannot be found by its name without a GPIO character device`,
-    );
+    throw new NoCharacterDevice(`sysfs knows no names of lines, and so not '${line}'`);
   }
   const all = await chips(roots);
   const meant = typeof device === "number" ? `gpiochip${device}` : (device ?? "gpiochip0");
@@ -77,7 +77,7 @@ async function findChip({ device, line }: Wanted, roots: Roots): Promise<SysfsCh
     throw new DeviceOffline(`several GPIO chips could be ${meant}: ${there.join(" and ")}; say which by its label`);
   }
   const instead = there.length === 0 ? "" : `; there is ${there.join(", ")}`;
-  throw new DeviceOffline(`there is no GPIO chip ${meant}${instead}`);
+  throw new NoCharacterDevice(`there is no GPIO chip ${meant}${instead}`);
 }
 
 /**
@@ -105,7 +105,7 @@ export async function openSysfsLine(wanted: Wanted, activeLow: boolean, roots: R
       ? new DeviceOffline(`${description} has gone`, { cause: error })
       : (error as Error);
   const write = (name: string, value: string) =>
-    writeFile(file(name), value, { flag: "r+" }).catch((error: unknown) => {
+    writeFile(file(name), value, writeOnly).catch((error: unknown) => {
       throw offline(error);
     });
   const read = (name: string) =>
@@ -118,7 +118,7 @@ export async function openSysfsLine(wanted: Wanted, activeLow: boolean, roots: R
 
   // One that is exported already was left by an agent that was killed.
   if (!(await exists(file("value")))) {
-    await writeFile(join(folder, "export"), number, { flag: "r+" }).catch((error: unknown) => {
+    await writeFile(join(folder, "export"), number, writeOnly).catch((error: unknown) => {
       if (isSystemError(error) && error.code === "EBUSY") {
         throw new DeviceOffline(`${description} is in use by a driver of the kernel or another program`, {
           cause: error,
@@ -152,7 +152,7 @@ export async function openSysfsLine(wanted: Wanted, activeLow: boolean, roots: R
     listen: () => write("direction", "in"),
     check: async () => void (await read("value")),
     async close() {
-      await writeFile(join(folder, "unexport"), number, { flag: "r+" }).catch(() => {});
+      await writeFile(join(folder, "unexport"), number, writeOnly).catch(() => {});
     },
   };
 }

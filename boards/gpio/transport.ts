@@ -1,7 +1,7 @@
-import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
+import { AgentError, DeviceOffline, isSystemError } from "../../agent/driver/errors.ts";
 import type { Bias, Drive, LineEvent, LineSettings, RequestedLine } from "../../agent/sys/gpio.ts";
 import { Edges, pollEdges, type Edge, type EdgeSource } from "./edges.ts";
-import { findLine, type Roots, type Wanted } from "./find.ts";
+import { findLine, NoCharacterDevice, type Roots, type Wanted } from "./find.ts";
 import { openSysfsLine } from "./sysfs.ts";
 
 /** What `gpioinfo` shows as the user of our lines; the same as of the Python exporter. */
@@ -111,23 +111,20 @@ export async function openInput(
   );
 }
 
-function needsCharacterDevice(what: string): AgentError {
-  return new AgentError("E_UNSUPPORTED", `${what} need the GPIO character device, which this kernel has not`);
+function needsCharacterDevice(what: string): DeviceOffline {
+  return new DeviceOffline(`${what} need the GPIO character device, which this kernel has not`);
 }
 
-/** sysfs only where there is no character device for the line, or one too old for us. */
+/** sysfs only where there is no character device for the chip, or one too old for us. */
 async function eitherWay<T>(modern: () => Promise<T>, legacy: () => Promise<T>): Promise<T> {
   try {
     return await modern();
-  } catch (thrown) {
-    const error = toAgentError(thrown);
-    if (error.code !== "E_UNSUPPORTED" && error.code !== "E_DEVICE_OFFLINE") throw thrown;
+  } catch (missing) {
+    if (!(missing instanceof NoCharacterDevice)) throw missing;
     try {
       return await legacy();
-    } catch (second) {
-      // What sysfs says counts only if it knows the line.
-      const missing = ["E_DEVICE_OFFLINE", "E_UNSUPPORTED"].includes(toAgentError(second).code);
-      throw missing ? thrown : second;
+    } catch (error) {
+      throw error instanceof NoCharacterDevice ? missing : error;
     }
   }
 }

@@ -75,7 +75,7 @@ export async function inspectBus(
     return [problem(error)];
   }
   try {
-    const found = { ok: true, text: `I2C bus ${bus.description}${bus.plain ? "" : ", SMBus only"}` };
+    const found = { ok: true, text: `I2C bus ${bus.description}${bus.plain ? "" : ", SMBus only"}`, nodes: [bus.path] };
     return [found, ...(await look(bus).catch((error: unknown) => [problem(error)]))];
   } finally {
     await bus.close();

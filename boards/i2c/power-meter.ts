@@ -28,7 +28,7 @@ const config = z
 
 type Config = z.output<typeof config>;
 
-/** With 1024 averages of the slowest conversions a measurement takes 17 s (SBOS547A, 7.5). */
+/** With 1024 averages of the slowest conversions a measurement takes 17 s (SBOS547). */
 const longestMeasurementMs = 20_000;
 const lookAgainMs = 10;
 

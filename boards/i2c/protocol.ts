@@ -1,6 +1,6 @@
 /**
- * Power meters of Texas Instruments: registers of 16 bits, high byte first. Numbers from the data sheets SBOS448G (INA219), SBOS547A
- * (INA226) and SBOS656C (INA260).
+ * Power meters of Texas Instruments: registers of 16 bits, high byte first. Numbers from the data sheets SBOS448 (INA219), SBOS547
+ * (INA226) and SBOS656 (INA260).
  *
  * Current is worked out here from the voltage at the shunt, not by the chip: that needs no calibration register, which others may
  * have set and a power cut clears, and cannot overflow. The flag OVF tells of the chip's own products, which nobody reads.
@@ -52,13 +52,13 @@ export function decodeReading(model: Model, { config, shunt, bus }: Registers, s
       const fullScale = 4_000 << ((config >> 11) & 0b11);
       return {
         voltageV: ((bus >> 3) * 4) / 1_000,
-        currentA: raw / 100_000 / shuntOhms,
+        currentA: raw / (100_000 * shuntOhms),
         saturated: Math.abs(raw) >= fullScale,
       };
     }
     case "ina226":
       // 2.5 µV and 1.25 mV.
-      return { voltageV: ((bus & 0x7fff) * 5) / 4_000, currentA: raw / 400_000 / shuntOhms, saturated: atEnd(raw) };
+      return { voltageV: ((bus & 0x7fff) * 5) / 4_000, currentA: raw / (400_000 * shuntOhms), saturated: atEnd(raw) };
     case "ina260":
       // 1.25 mA and 1.25 mV.
       return { voltageV: ((bus & 0x7fff) * 5) / 4_000, currentA: (raw * 5) / 4_000, saturated: atEnd(raw) };

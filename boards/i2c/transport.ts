@@ -7,6 +7,7 @@ import { smbusWays } from "./smbus.ts";
 export interface Bus {
   /** `i2c-1 [bcm2835 (i2c@7e804000)]` */
   readonly description: string;
+  readonly path: string;
   /** True if it takes any messages, and not only what SMBus knows. */
   readonly plain: boolean;
   /**
@@ -88,6 +89,7 @@ export async function openBus(bus: number | string): Promise<Bus> {
   };
   return {
     description,
+    path: adapter.path,
     plain: opened.can("I2C"),
     async transfer(address, messages) {
       try {

@@ -1,3 +1,4 @@
+import { AgentError } from "../../../driver/errors.ts";
 import { digitalInput, digitalOutput } from "../../../../boards/gpio/interface.ts";
 import { command, type Commands, type Run } from "../command.ts";
 import { commands as powerCommands } from "./power.ts";
@@ -21,8 +22,12 @@ export const inputCommands: Commands = {
     help: "Wait for edge",
     args: { edgeType: { help: "rising or falling" } },
     options: { timeout },
-    run: async (run, { edgeType, timeout }) =>
-      void (await input(run).wait_for_edge(edgeType as "rising" | "falling", timeout)),
+    run: async (run, { edgeType, timeout }) => {
+      if (edgeType !== "rising" && edgeType !== "falling") {
+        throw new AgentError("E_USAGE", `EDGE_TYPE: '${edgeType}' is not one of rising, falling`);
+      }
+      await input(run).wait_for_edge(edgeType, timeout);
+    },
   }),
   "wait-for-active": command({
     help: "Wait for active",
