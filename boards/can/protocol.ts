@@ -74,7 +74,8 @@ export function decodeFrame(bytes: Uint8Array, arrival: Arrival): CanFrame | und
     fd,
     bitrateSwitch: (flags & FD_BRS) !== 0,
     errorStateIndicator: (flags & FD_ESI) !== 0,
-    data: remote ? new Uint8Array() : bytes.slice(at.data, at.data + length),
+    // Not slice(): of a Buffer that is no copy.
+    data: remote ? new Uint8Array() : Uint8Array.from(bytes.subarray(at.data, at.data + length)),
     dlc: length,
     ...arrival,
   };

@@ -72,6 +72,13 @@ test("what does not fit into a frame is refused", () => {
   assert.throws(() => encodeFrame(frameOf({ id: 0x2000_0000, extended: true })), /is no id of 29 bits/);
 });
 
+test("a frame keeps its data when the bytes it was read from change", () => {
+  const bytes = Buffer.from(encodeFrame(frameOf({ data: [1, 2] })));
+  const frame = decodeFrame(bytes, arrival);
+  bytes.fill(0);
+  assert.deepEqual([...(frame?.data ?? [])], [1, 2]);
+});
+
 test("bytes that are no frame are none", () => {
   assert.equal(decodeFrame(new Uint8Array(15), arrival), undefined);
   assert.equal(decodeFrame(Uint8Array.of(0, 0, 0, 0, 9, ...Array<number>(11).fill(0)), arrival), undefined);
