@@ -59,13 +59,13 @@ async function startDrivers(t: TestContext, ...configs: Record<string, unknown>[
 
 test("what the driver sends, candump sees: classic, extended, remote, FD with BRS", async (t) => {
   const { buses } = await startDrivers(t, { channel: "vcan0" });
-  const candump = spawn("candump", ["-L", "-n", "5", "vcan0"], { stdio: ["ignore", "pipe", "inherit"] });
+  const candump = spawn("candump", ["-L", "-n", "5", "-T", "20000", "vcan0"], { stdio: ["ignore", "pipe", "inherit"] });
   t.after(() => candump.kill());
   let printed = "";
   candump.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
-  const raw = async () => (await exec("cat", "/proc/net/can/rcvlist_all")).includes("vcan0");
-  await waitFor("candump listens", raw);
-  await sleep(200);
+  // Beside the driver.
+  const listening = async () => (await exec("cat", "/proc/net/can/rcvlist_all")).match(/vcan0 .* raw$/gm)?.length === 2;
+  await waitFor("candump listens", listening);
   await buses[0].send_frames([
     message(0x123, "\u007f"),
     message(0x1f334455, "", { is_extended_id: true }),
