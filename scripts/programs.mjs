@@ -37,6 +37,7 @@ const packages = {
   modprobe: "kmod",
   candump: "can-utils",
   i2cset: "i2c-tools",
+  isotpsend: "can-utils",
   openssl: "openssl",
   python3: "python3-venv",
   mkfs: "e2fsprogs",
