@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import { scratch } from "./agent.ts";
 
 /** Why there are no loop devices, or false. */
 export const missingLoops: string | false =
@@ -12,32 +12,44 @@ export const missingLoops: string | false =
       ? false
       : "this kernel has no loop devices";
 
+/** Syncing many disks of files on a real disk takes its time. */
+const memory = "/dev/shm";
+
 export interface LoopDisk {
   /** `/dev/loop3` */
   readonly path: string;
   /** The file that holds its bytes. */
   readonly backing: string;
   /** Takes the medium out: the device is then there, without a size. */
-  eject(): void;
-  insert(): void;
+  readonly eject: () => void;
+  readonly insert: () => void;
 }
 
 /** A real block device on a file. */
 export function loopDisk(
   t: Pick<TestContext, "after">,
-  { sizeBytes = 16 * 2 ** 20, folder = scratch(t), readOnly = false, content = Buffer.alloc(0) } = {},
+  {
+    sizeBytes = 16 * 2 ** 20,
+    folder = mkdtempSync(join(existsSync(memory) ? memory : tmpdir(), "jmp-agent-")),
+    readOnly = false,
+    blockBytes = 512,
+    content = Buffer.from([]),
+  } = {},
 ): LoopDisk {
   const backing = join(folder, "medium");
   writeFileSync(backing, content);
   truncateSync(backing, sizeBytes);
-  const flags = readOnly ? ["--read-only"] : ["--partscan"];
+  const flags = ["--sector-size", String(blockBytes), readOnly ? "--read-only" : "--partscan"];
   const path = execFileSync("losetup", ["--find", "--show", ...flags, backing], { encoding: "utf8" }).trim();
   let isIn = true;
   const eject = () => {
     if (isIn) execFileSync("losetup", ["--detach", path]);
     isIn = false;
   };
-  t.after(eject);
+  t.after(() => {
+    eject();
+    rmSync(folder, { recursive: true, force: true });
+  });
   return {
     path,
     backing,
@@ -49,16 +61,20 @@ export function loopDisk(
   };
 }
 
-/** A file system of a few megabytes that can grow: what lies on it meets its end. */
-export function smallFileSystem(
-  t: Pick<TestContext, "after">,
-  sizeBytes: number,
-): { folder: string; grow(bytes: number): void } {
-  const folder = join(scratch(t), "small");
-  mkdirSync(folder);
-  execFileSync("mount", ["-t", "tmpfs", "-o", `size=${sizeBytes}`, "tmpfs", folder]);
-  t.after(() => execFileSync("umount", ["--lazy", folder]));
-  return { folder, grow: (bytes) => void execFileSync("mount", ["-o", `remount,size=${bytes}`, folder]) };
+/** A folder that takes a few megabytes: a disk on it has fewer than it says. */
+export function smallFileSystem(t: Pick<TestContext, "after">, sizeBytes: number): string {
+  return mountOn(t, "tmpfs", ["-t", "tmpfs", "-o", `size=${sizeBytes}`]);
+}
+
+/** Mounts it somewhere for the time of a test. @returns the folder */
+export function mountOn(t: Pick<TestContext, "after">, source: string, options: readonly string[] = []): string {
+  const folder = mkdtempSync(join(tmpdir(), "jmp-agent-"));
+  execFileSync("mount", [...options, source, folder]);
+  t.after(() => {
+    execFileSync("umount", ["--lazy", folder]);
+    rmdirSync(folder);
+  });
+  return folder;
 }
 
 /** The first sector of a disk with one partition that begins at 1 MiB. */

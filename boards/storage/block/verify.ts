@@ -23,6 +23,7 @@ export interface Written {
 export async function compareWithMedium(disk: OpenDisk, written: Written, context: TransferContext): Promise<void> {
   const { signal, log, onProgress } = context;
   log.info(`reading back storage device ${disk.name}`);
+  onProgress?.({ phase: "verify", bytes: 0, totalBytes: written.bytes });
   if (!disk.isDirect) await disk.calls.forget(disk.file.fd);
   const hash = createHash("sha256");
   let [reading, spare] = [disk.calls.alignedBuffer(chunkBytes), disk.calls.alignedBuffer(chunkBytes)];
