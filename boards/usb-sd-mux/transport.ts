@@ -97,12 +97,14 @@ class MuxLink {
   async switchTo(mode: protocol.Mode, signal: AbortSignal): Promise<void> {
     const { output, direction } = protocol.registers;
     const directions = await this.#read(direction);
-    const isDriven = (directions & protocol.cardPins) === 0;
-    if (isDriven && (await this.mode()) === mode) return;
+    let isDriven = (directions & protocol.cardPins) === 0;
     if (this.#kind === "fast" && directions === protocol.allInputs) {
-      // First what the pull resistors say, so that driving the pins changes nothing.
+      // Since power-on nobody has switched it: first the pins are driven as the pull resistors have them, and the board keeps its card.
       await this.#write(output, protocol.levelsAtPowerOn(this.#kind));
+      await this.#write(direction, directions & ~protocol.cardPins);
+      isDriven = true;
     }
+    if (isDriven && (await this.mode()) === mode) return;
     const { cut, then } = protocol.levelsFor(this.#kind, mode);
     await this.#setCardPins(cut);
     if (!isDriven) await this.#write(direction, directions & ~protocol.cardPins & 0xff);

@@ -33,11 +33,11 @@ export function loopDisk(
     folder = mkdtempSync(join(existsSync(memory) ? memory : tmpdir(), "jmp-agent-")),
     readOnly = false,
     blockBytes = 512,
-    content = Buffer.from([]),
+    content = undefined as Uint8Array | undefined,
   } = {},
 ): LoopDisk {
   const backing = join(folder, "medium");
-  writeFileSync(backing, content);
+  writeFileSync(backing, content ?? "");
   truncateSync(backing, sizeBytes);
   const flags = ["--sector-size", String(blockBytes), readOnly ? "--read-only" : "--partscan"];
   const path = execFileSync("losetup", ["--find", "--show", ...flags, backing], { encoding: "utf8" }).trim();
