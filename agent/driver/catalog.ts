@@ -60,6 +60,11 @@ const httpServer = lazy(() => import("../../net/http/driver.ts"));
 const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
 const isoTpPython = lazy(() => import("../../boards/isotp/python.ts"));
 const isoTpSocket = lazy(() => import("../../boards/isotp/socket.ts"));
+const ykush = lazy(() => import("../../boards/yepkit/driver.ts"));
+const noyitoSerial = lazy(() => import("../../boards/noyito/serial.ts"));
+const noyitoHid = lazy(() => import("../../boards/noyito/hid.ts"));
+const hubPort = lazy(() => import("../../boards/hub-port/driver.ts"));
+const energenie = lazy(() => import("../../boards/energenie/driver.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
@@ -110,6 +115,15 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot
     ["jumpstarter_driver_uboot.driver.UbootConsole", ubootConsole],
+    // boards/yepkit
+    ["jumpstarter_driver_yepkit.driver.Ykush", ykush],
+    // boards/noyito
+    ["jumpstarter_driver_noyito_relay.driver.NoyitoPowerSerial", noyitoSerial],
+    ["jumpstarter_driver_noyito_relay.driver.NoyitoPowerHID", noyitoHid],
+    // boards/hub-port
+    ["jumpstarter_agent.HubPortPower", hubPort],
+    // boards/energenie
+    ["jumpstarter_driver_energenie.driver.EnerGenie", energenie],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

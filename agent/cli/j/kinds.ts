@@ -30,6 +30,7 @@ const mux: Load = async () => (await import("./commands/flasher.ts")).muxCommand
 const muxFlasher: Load = async () => (await import("./commands/flasher.ts")).muxFlasherCommands;
 const netbootFlasher: Load = async () => (await import("./commands/netboot-flasher.ts")).commands;
 const shell: Load = async (node, signal) => (await import("./commands/shell.ts")).commandsOf(node, signal);
+const noyito: Load = async () => (await import("./commands/noyito.ts")).commands;
 const dutNetwork: Load = async () => (await import("./commands/dut-network.ts")).commands;
 const gpioOutput: Load = async () => (await import("./commands/gpio.ts")).outputCommands;
 const gpioInput: Load = async () => (await import("./commands/gpio.ts")).inputCommands;
@@ -45,6 +46,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_composite.client.CompositeClient", "Generic composite device", () => Promise.resolve({})),
   kind("jumpstarter_driver_power.client.PowerClient", "Generic power", power),
   kind("jumpstarter_driver_power.client.VirtualPowerClient", "Generic power", virtualPower),
+  kind("jumpstarter_driver_noyito_relay.client.NoyitoPowerClient", "Generic power", noyito),
   kind("jumpstarter_driver_network.client.NetworkClient", "Generic Network Connection", network),
   kind("jumpstarter_driver_network.client.DbusNetworkClient", "Generic Network Connection", network),
   kind("jumpstarter_driver_pyserial.client.PySerialClient", "Serial port client", serial),
