@@ -60,6 +60,10 @@ const httpServer = lazy(() => import("../../net/http/driver.ts"));
 const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
 const isoTpPython = lazy(() => import("../../boards/isotp/python.ts"));
 const isoTpSocket = lazy(() => import("../../boards/isotp/socket.ts"));
+const dutlink = lazy(() => import("../../boards/dutlink/driver.ts"));
+const dutlinkPower = lazy(() => import("../../boards/dutlink/power.ts"));
+const dutlinkStorage = lazy(() => import("../../boards/dutlink/storage.ts"));
+const dutlinkSerial = lazy(() => import("../../boards/dutlink/serial.ts"));
 const ykush = lazy(() => import("../../boards/yepkit/driver.ts"));
 const noyitoSerial = lazy(() => import("../../boards/noyito/serial.ts"));
 const noyitoHid = lazy(() => import("../../boards/noyito/hid.ts"));
@@ -115,6 +119,11 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_shell.driver.Shell", shell],
     // boards/uboot
     ["jumpstarter_driver_uboot.driver.UbootConsole", ubootConsole],
+    // boards/dutlink
+    ["jumpstarter_driver_dutlink.driver.Dutlink", dutlink],
+    ["jumpstarter_driver_dutlink.driver.DutlinkPower", dutlinkPower],
+    ["jumpstarter_driver_dutlink.driver.DutlinkStorageMux", dutlinkStorage],
+    ["jumpstarter_driver_dutlink.driver.DutlinkSerial", dutlinkSerial],
     // boards/yepkit
     ["jumpstarter_driver_yepkit.driver.Ykush", ykush],
     // boards/noyito
