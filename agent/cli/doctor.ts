@@ -36,7 +36,7 @@ Exit code 1 if there is a problem; warnings do not count.`,
     const files = words.length === 0 ? await listExporterConfigs() : await Promise.all(words.map(fileOf));
     const { agents, offline, silent } = await askRunningAgents();
     const { findings, tree } = await examine({
-      ...{ files, catalog: shippedDrivers, env: process.env, agents, offline },
+      ...{ files, catalog: shippedDrivers, env: process.env, agents, offline, silent },
       directories: [{ path: leaseParentDirectory(process.env), use: "leases" }],
     });
     const first = firstToFix(findings);
@@ -44,7 +44,6 @@ Exit code 1 if there is a problem; warnings do not count.`,
       const answer = { ok: first === undefined, first: first ?? null, findings, tree };
       process.stdout.write(`${JSON.stringify(answer, undefined, 2)}\n`);
     } else process.stdout.write(asText({ findings, tree }, { first, files }));
-    for (const problem of silent) process.stderr.write(`${problem}\n`);
     setTimeout(() => process.exit(), lingerMs).unref();
     return first === undefined ? 0 : 1;
   },
@@ -70,7 +69,7 @@ async function askRunningAgents(): Promise<{ agents: number[]; offline: OfflineD
         offline.push(...status.offline.map((one) => ({ exporter: status.exporter, ...one })));
       }
     } catch (thrown) {
-      silent.push(`agent ${pid}: ${toAgentError(thrown).message}`);
+      silent.push(`the running agent ${pid} does not say how it is: ${toAgentError(thrown).message}`);
     }
   }
   return { agents: answers.map(({ pid }) => pid), offline, silent };

@@ -5,7 +5,7 @@ import { readConfigurations } from "./configured.ts";
 import { checkController } from "./controller.ts";
 import { inspectDevices, type OfflineDriver } from "./devices.ts";
 import { checkDisk } from "./disk.ts";
-import { inOrder, type DoctorFinding } from "./finding.ts";
+import { findingsOf, inOrder, type DoctorFinding } from "./finding.ts";
 import { thisHost, type HostRoots } from "./host.ts";
 import { checkMemory } from "./memory.ts";
 import { checkModules } from "./modules.ts";
@@ -24,6 +24,8 @@ export interface ExamineOptions {
   readonly agents: readonly number[];
   /** What these say is offline. */
   readonly offline: readonly OfflineDriver[];
+  /** Why others of them say nothing, a line each. */
+  readonly silent: readonly string[];
   /** Where the agent itself writes, and what. */
   readonly directories: readonly { readonly path: string; readonly use: string }[];
   readonly host?: HostRoots;
@@ -37,7 +39,7 @@ export interface Examination {
 
 /** Looks at everything that keeps exporters from working. Changes nothing, and needs neither root nor an agent. */
 export async function examine(options: ExamineOptions): Promise<Examination> {
-  const { files, catalog, env, agents, offline, directories, host = thisHost } = options;
+  const { files, catalog, env, agents, offline, silent, directories, host = thisHost } = options;
   const { configured, findings } = await readConfigurations(files, catalog, env);
   const devices = inspectDevices(configured, offline);
   const [tree, ...checks] = await Promise.all([
@@ -53,7 +55,8 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
     checkSupply(host),
     ...configured.map((exporter) => checkController(exporter, { env })),
   ]);
-  return { findings: inOrder([...findings, ...checks.flat()]), tree };
+  const unheard = silent.map((text) => findingsOf("software").warning(text, "look at the agent's own log"));
+  return { findings: inOrder([...findings, ...unheard, ...checks.flat()]), tree };
 }
 
 async function clockState(): Promise<ClockState | undefined> {

@@ -32,7 +32,7 @@ function configFile(t: TestContext, exported: object): string {
 }
 
 async function look(file: string): Promise<Examination> {
-  const nobody = { agents: [], offline: [], directories: [] };
+  const nobody = { agents: [], offline: [], silent: [], directories: [] };
   return await examine({ files: [file], catalog: hardware, env: process.env, ...nobody });
 }
 

@@ -306,6 +306,22 @@ test("without the right to it, a port below the first free one is a warning; a h
   ]);
 });
 
+test("who listens on all addresses is in the way of each, and who listens on one is not in the way of another", async (t) => {
+  const tftp = {
+    type: "jumpstarter_driver_tftp.driver.Tftp",
+    config: { root_dir: scratch(t), host: "10.0.0.1", port: 6969 },
+  };
+  const exporters = await configured(t, { tftp });
+  const level = async (table: string, local: string) => {
+    const line = `0: ${local}:1B39 00000000:0000 07 00000000:00000000 00:00000000 00000000 107 0 4242 2 x 0\n`;
+    return (await checkPorts(exporters, [], fakeHost(t, { [`proc/net/${table}`]: line })))[0]?.level;
+  };
+  assert.equal(await level("udp", "00000000"), "problem");
+  assert.equal(await level("udp6", "0".repeat(32)), "problem");
+  assert.equal(await level("udp", "0100000A"), "problem");
+  assert.equal(await level("udp", "0200000A"), "ok");
+});
+
 test("who holds the port of a driver on another interface may not be in the way", async (t) => {
   const network = "jumpstarter_driver_dut_network.driver.DutNetwork";
   const exporters = await configured(t, { net: { type: network, config: { interface: "eth7" } } });

@@ -139,7 +139,12 @@ test("doctor: what a running agent says of its drivers is told, and its ports ar
   });
   let offline = [{ driver: "power", reason: "the relay says nothing" }];
   const exporter = { exporter: "bench", config: file, state: "AVAILABLE", online: true, lease: null, client: null };
-  const handlers = { reload: async () => [], status: async () => [{ ...exporter, offline }] };
+  let refused = false;
+  const status = async () => {
+    if (refused) throw new Error("too busy");
+    return [{ ...exporter, offline }];
+  };
+  const handlers = { reload: async () => [], status };
   const control = await serveControl(handlers, { XDG_RUNTIME_DIR: directory, TMPDIR: directory });
   t.after(() => control.close());
   const { code, first } = await doctor(file);
@@ -149,6 +154,14 @@ test("doctor: what a running agent says of its drivers is told, and its ports ar
   const green = await doctor(file);
   assert.deepEqual([green.code, green.first], [0, null]);
   assert.ok(green.findings.some(({ text }) => text.endsWith(`TCP port ${port} is held by a running agent`)));
+  refused = true;
+  const unheard = await doctor(file);
+  assert.equal(unheard.code, 0);
+  assert.ok(
+    unheard.findings.some(({ level, text }) => {
+      return level === "warning" && text === `the running agent ${process.pid} does not say how it is: too busy`;
+    }),
+  );
 });
 
 test("suggest prints what check accepts, also as JSON", async (t) => {

@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { test, type TestContext } from "node:test";
+import { createServer as createTlsServer } from "node:tls";
 import { checkExporterConfig, type ExporterConfig } from "../../../agent/config/schema.ts";
+import { lookAtPeer } from "../../../agent/ops/doctor/tls-peer.ts";
 import { checkController } from "../../../agent/ops/doctor/controller.ts";
 import { freePort, scratch } from "../../sim/agent.ts";
 import { createAuthority } from "../../sim/certificates.ts";
@@ -77,6 +79,28 @@ test("a certificate that has expired, is for another name, or of nobody who is t
   assert.match((await look(lab, { tls, grpcOptions })).join(), /^ok: .*,ok: .*answers/);
   assert.match((await look(lab)).join(), /^problem: .*not signed by anybody who is trusted/);
   assert.match((await look(lab, { tls: { insecure: true } })).join(), /^warning: .*not looked at.*,ok: .*answers/);
+});
+
+test("a server that has certificates for several names is told which one is wanted", async (t) => {
+  const authority = await createAuthority(scratch(t));
+  const { certificate: cert, key } = await authority.serverCertificate();
+  const asked: string[] = [];
+  const choose = (name: string, done: (error: Error | null) => void) => {
+    asked.push(name);
+    done(null);
+  };
+  const server = createTlsServer({ cert, key, SNICallback: choose }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.close());
+  const { port } = server.address() as { port: number };
+  for (const host of ["localhost", "127.0.0.1"]) {
+    const peer = await lookAtPeer(
+      { endpoint: { kind: "tcp", host, port }, channel: { ca: authority.certificate } },
+      5_000,
+    );
+    assert.equal(peer.refused, undefined);
+  }
+  assert.deepEqual(asked, ["localhost"], "an address is no name");
 });
 
 test("a certificate that ends soon is worth a word", async (t) => {
