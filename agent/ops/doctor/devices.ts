@@ -21,6 +21,8 @@ export interface NamedNode {
   readonly driver: string;
 }
 
+const look = "see that the device is plugged in, has power, and is the one that the configuration names";
+
 /** A driver that asks something that does not answer must not hold up the others. */
 const inspectLimitMs = 5_000;
 
@@ -36,7 +38,9 @@ export async function inspectDevices(
         const name = driverName(exporter, driver);
         const named = nodesIn(driver.config);
         const found = (await inspect(driver)) ?? (await Promise.all(named.map(isThere)));
-        const findings = found.map(({ ok: isOk, text, hint }) => (isOk ? ok : problem)(`${name}: ${text}`, hint));
+        const findings = found.map(({ ok: isOk, text, hint }) =>
+          isOk ? ok(`${name}: ${text}`, hint) : problem(`${name}: ${text}`, hint ?? look),
+        );
         // What the agent says counts where the driver itself sees nothing wrong.
         if (found.every((finding) => finding.ok)) {
           for (const { reason } of offline.filter((one) => isAbout(one, exporter, driver))) {
@@ -78,7 +82,7 @@ async function isThere(path: string): Promise<Finding> {
     await access(path);
     return { ok: true, text: `${path} is there` };
   } catch {
-    return { ok: false, text: `${path} is not there`, hint: "plug the device in, or name another path" };
+    return { ok: false, text: `${path} is not there` };
   }
 }
 
