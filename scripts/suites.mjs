@@ -23,10 +23,12 @@ export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
     // Suites that drive whole boards or processes share ports and cores: their files run one after the other.
     const serial = /unit|fuzz/.test(name) ? [] : ["--test-concurrency=1"];
     const seed = process.env.CI ? ["--import", "./scripts/fixed-seed.mjs"] : [];
+    // For a file and for a test: all that runs in the virtual machine is one file, and an emulated machine is slow.
+    const limitMs = /kernel/.test(name) ? 1_800_000 : 600_000;
     const [command, ...words] = node;
     const runner = spawnSync(
       command,
-      [...words, "--import", "tsx", ...seed, "--test", "--test-timeout=600000", ...serial]
+      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, ...serial]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
