@@ -1,5 +1,7 @@
 // Chips that the kernel's i2c-stub plays, through a session of the agent. What they hold is set and read with i2c-tools.
 import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { before, test, type TestContext } from "node:test";
 import { connect } from "../../../agent/client/connect.ts";
 import type { Entry } from "../../../agent/driver/entry.ts";
@@ -11,7 +13,9 @@ import meter from "../../../boards/i2c/power-meter.ts";
 import { findAdapter } from "../../../boards/i2c/transport.ts";
 import { power } from "../../../boards/power/interface.ts";
 import { startExporter } from "../../sim/exporter.ts";
-import { exec, modprobe } from "./lib/system.ts";
+import { mcp2221, type I2cChip } from "../../sim/usbip/mcp2221.ts";
+import { plugUsb } from "../../sim/usbip/plug.ts";
+import { exec, modprobe, waitFor } from "./lib/system.ts";
 
 const label = "SMBus stub driver";
 let bus = "";
@@ -165,6 +169,64 @@ test("power meters: volts and amperes from registers, by model, and a switch bes
   assert.equal(voltages[0], 12);
   await setRegister(0x40, 0x01, 0x7fff);
   await assert.rejects(first("12v"), fails("E_FAILED", /^the current is more than the INA226 can measure: 8\.192 A$/));
+});
+
+/** Registers of 16 bits behind a pointer, as in chips of Texas Instruments. */
+function registerChip(values: Record<number, number>): I2cChip {
+  let pointer = 0;
+  return {
+    write(bytes) {
+      pointer = bytes[0] ?? 0;
+      if (bytes.length >= 3) values[pointer] = bytes.readUInt16BE(1);
+    },
+    read(length) {
+      const bytes = Buffer.alloc(Math.max(length, 2));
+      bytes.writeUInt16BE(values[pointer] ?? 0);
+      return bytes.subarray(0, length);
+    },
+  };
+}
+
+test("plain I2C by an adapter on USB, which comes and goes", async (t) => {
+  await modprobe("usbhid");
+  await modprobe("hid-mcp2221");
+  const adapter = mcp2221();
+  const values = { 0x00: 0x4127, 0x01: 8_000, 0x02: 9_584, 0xfe: 0x5449, 0xff: 0x2260 };
+  adapter.chips.set(0x44, registerChip(values));
+  const plugged = await plugUsb(t, adapter);
+  const called = () => readFile("/sys/class/i2c-dev/" + newest() + "/name", "utf8").then((name) => name.trim());
+  const newest = () =>
+    readdirSync("/sys/class/i2c-dev")
+      .sort((a, b) => Number(a.slice(4)) - Number(b.slice(4)))
+      .at(-1) ?? "";
+  await waitFor("its bus", async () => (await called()).includes("MCP2221"));
+  const name = await called();
+  const { node, offline } = await start(t, {
+    bus: { type: "jumpstarter_agent.I2c", config: { bus: name } },
+    meter: {
+      type: "jumpstarter_agent.PowerMeter",
+      config: { bus: name, model: "ina226", address: 0x44, shunt_ohms: 0.002 },
+    },
+  });
+  const calls = node("bus").as(i2c);
+  adapter.transfers.length = 0;
+  assert.deepEqual(await calls.transfer(0x44, [{ write: [0xfe] }, { read: 2 }]), [[0x54, 0x49]]);
+  assert.deepEqual(adapter.transfers, ["w44 fe", "+r44 2"]);
+  await calls.write(0x44, [0x05, 0x12, 0x34]);
+  assert.deepEqual(await calls.read(0x44, 2), [0x12, 0x34]);
+  await assert.rejects(calls.read(0x45, 1), fails("E_IO", /^no chip answers at 0x45 on i2c-\d+ \[MCP2221/));
+  for await (const reading of node("meter").as(power).read()) {
+    assert.deepEqual(reading, { voltage: 11.98, current: 10 });
+    break;
+  }
+  await plugged.unplug();
+  await waitFor("both are offline", () => offline("bus") !== undefined && offline("meter") !== undefined);
+  await assert.rejects(calls.read(0x44, 2), fails("E_CONNECTION", /I2C bus .*MCP2221/));
+  await plugged.plug();
+  const began = performance.now();
+  await waitFor("both are back", () => offline("bus") === undefined && offline("meter") === undefined);
+  console.log(`back after ${Math.round(performance.now() - began)} ms`);
+  assert.equal((await calls.read(0x44, 2)).length, 2);
 });
 
 test("what a configuration means is told without a change", async () => {
