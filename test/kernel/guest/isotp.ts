@@ -79,7 +79,7 @@ async function exchange(from: Client, to: Client, length: number): Promise<void>
   assert.ok((await receive(to, 30)) === message.toString("hex"), `${length} bytes`);
 }
 
-const borders = [1, 6, 7, 8, 13, 14, 62, 63, 64, 111, 112, 4094, 4095];
+const borders = [1, 6, 7, 8, 13, 14, 62, 63, 4094, 4095];
 
 test("isotprecv receives what we send, isotpsend sends what we receive: 1 to 4095 bytes", limit, async (t) => {
   const [end] = await startEnds(t, { address: { txid: 0x7e0, rxid: 0x7e8 }, params: { blocking_send: true } });
@@ -108,7 +108,7 @@ test("isotprecv receives what we send, isotpsend sends what we receive: 1 to 409
   isotprecv.kill();
   await once(isotprecv, "close");
 
-  for (const length of [1, 7, 8, 14, 4095]) {
+  for (const length of [7, 8, 4095]) {
     const message = randomBytes(length);
     const isotpsend = spawn("isotpsend", ["-s", "7E8", "-d", "7E0", "iso0"], { stdio: ["pipe", "inherit", "inherit"] });
     isotpsend.stdin.end(message.toString("hex").replaceAll(/../g, "$& "));
