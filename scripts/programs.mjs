@@ -41,6 +41,7 @@ const packages = {
   openssl: "openssl",
   python3: "python3-venv",
   mkfs: "e2fsprogs",
+  losetup: "mount",
 };
 
 function present(program) {

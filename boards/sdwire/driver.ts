@@ -7,7 +7,7 @@ import { storageMuxFlasher } from "../storage/interface.ts";
 import { muxConfig, openMux } from "../storage/mux.ts";
 import { matchDevices } from "../usb/match.ts";
 import { diskBesides, findDevice, sdWirePrints } from "./devices.ts";
-import { switchPin } from "./transport.ts";
+import { pinSide, switchPin } from "./transport.ts";
 
 const what = "sd-wire";
 
@@ -52,8 +52,11 @@ export default defineDriver({
     try {
       const found = await findDevice(sdWirePrints, config, what);
       const disk = config.storage_device ?? (await diskBesides(found));
+      // The doctor looks at the node by itself, where this user may not open it.
+      const side = await pinSide(found.device).catch(() => undefined);
+      const where = side === undefined ? "" : `, the card is at the ${side}`;
       return [
-        { ok: true, text: `SDWire ${describeUsb(found.device)}`, nodes: [usbNode(found.device)] },
+        { ok: true, text: `SDWire ${describeUsb(found.device)}${where}`, nodes: [usbNode(found.device)] },
         diskFinding(disk, "no card reader with a disk on the hub of the SDWire"),
       ];
     } catch (error) {

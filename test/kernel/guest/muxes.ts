@@ -17,7 +17,6 @@ import { exec, modprobe, waitFor } from "./lib/system.ts";
 
 const mebi = 2 ** 20;
 const cardBytes = 8 * mebi;
-const read10 = 0x28;
 const write10 = 0x2a;
 
 test.before(async () => {
@@ -26,10 +25,10 @@ test.before(async () => {
 
 const quick = { storage_leeway: 0, storage_timeout: 5 };
 
-function flash(node: RemoteNode, image: Buffer): Promise<null> {
+async function flash(node: RemoteNode, image: Buffer): Promise<void> {
   const calls = node.as(storageMuxFlasher);
   const pieces = Readable.from(cut(image), { objectMode: false });
-  return node.lendSource(pieces, (handle) => calls.write(handle)) as Promise<null>;
+  await node.lendSource(pieces, (handle) => calls.write(handle));
 }
 
 function* cut(image: Buffer) {
@@ -68,13 +67,21 @@ async function sdWire(t: TestContext, options: MassStorageOptions = {}) {
   });
   const plug = await plugUsb(t, chip.model);
   const disk = await diskAt(reader.path);
-  const { node, socketPath } = await exporter(t, {
+  const guest = await exporter(t, {
     storage: {
       type: "jumpstarter_driver_sdwire.driver.SDWire",
       config: { serial: "sd-wire_11", storage_device: disk, ...quick },
     },
   });
-  return { card, chip, plug, disk, socketPath, storage: node("storage"), calls: node("storage").as(storageMuxFlasher) };
+  return {
+    card,
+    chip,
+    plug,
+    disk,
+    socketPath: guest.socketPath,
+    storage: guest.node("storage"),
+    calls: guest.node("storage").as(storageMuxFlasher),
+  };
 }
 
 test("an SDWire is switched, flashed and dumped; a chip that does not move is told", async (t) => {
@@ -165,7 +172,7 @@ test("a medium that goes away in the middle, or is mounted, is told by its name"
   await calls.host();
   await flash(storage, randomBytes(mebi));
 
-  await exec("mkfs.ext4", "-q", disk);
+  await exec("mke2fs", "-q", "-t", "ext4", disk);
   const folder = mkdtempSync(join(tmpdir(), "mounted-"));
   await modprobe("ext4");
   await exec("mount", disk, folder);
@@ -191,14 +198,14 @@ test("an SDWire3 gives its card to the board when the kernel lets go of it", asy
     functions: [card.reader],
   });
   await diskAt(path);
-  const { node } = await exporter(t, { storage: { type: "jumpstarter_agent.SDWire3", config: { path, ...quick } } });
-  const calls = node("storage").as(storageMuxFlasher);
+  const guest = await exporter(t, { storage: { type: "jumpstarter_agent.SDWire3", config: { path, ...quick } } });
+  const calls = guest.node("storage").as(storageMuxFlasher);
   const drivers = async () =>
     (await listUsbDevices()).find((one) => one.path === path)?.interfaces.map(({ driver }) => driver);
   await calls.dut();
   assert.deepEqual(await drivers(), [undefined]);
   const image = randomBytes(mebi);
-  await flash(node("storage"), image);
+  await flash(guest.node("storage"), image);
   assert.deepEqual(await drivers(), ["usb-storage"]);
   assert.ok(card.medium.subarray(0, image.length).equals(image));
   await calls.dut();
@@ -214,10 +221,10 @@ for (const kind of ["classic", "fast"] as const) {
       const device = (await listUsbDevices()).find((one) => one.path === path);
       return device === undefined ? undefined : (await nodesBelow(device, "scsi_generic"))[0];
     });
-    const { node } = await exporter(t, {
+    const guest = await exporter(t, {
       storage: { type: "jumpstarter_agent.UsbSdMux", config: { serial: "000000000042", ...quick } },
     });
-    const storage = node("storage");
+    const storage = guest.node("storage");
     const calls = storage.as(storageMuxFlasher);
     const image = randomBytes(2 * mebi + 1);
     await flash(storage, image);

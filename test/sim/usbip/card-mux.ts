@@ -118,7 +118,7 @@ export function sdMux(kind: "classic" | "fast", sizeBytes: number, serial = "000
   const command = (cdb: Buffer, data: Buffer): ReturnType<NonNullable<MassStorageOptions["command"]>> => {
     if (cdb[0] !== 0xcf) return undefined;
     const length = cdb.readUInt16BE(4);
-    switch (cdb[1]) {
+    switch (cdb.readUInt8(1)) {
       case 0x23:
         if (cdb[2] !== address * 2 || data.length !== 512) return abortedCommand;
         write(data.subarray(0, length));

@@ -186,7 +186,7 @@ test(
 
 test("what the host has in use is not written", { skip }, async (t) => {
   const mounted = loopDisk(t);
-  execFileSync("mkfs.ext4", ["-q", mounted.path]);
+  execFileSync("mke2fs", ["-q", "-t", "ext4", mounted.path]);
   const folder = mountOn(t, mounted.path);
   const before = sha256(readFileSync(mounted.path));
   await assert.rejects(write(mounted.path, Buffer.alloc(512)), {
@@ -217,7 +217,7 @@ test("what the host has in use is not written", { skip }, async (t) => {
 
 test("while an image is written, nobody can mount the disk or write another one to it", { skip }, async (t) => {
   const { path } = loopDisk(t);
-  execFileSync("mkfs.ext4", ["-q", path]);
+  execFileSync("mke2fs", ["-q", "-t", "ext4", path]);
   let send = (): void => {};
   const source = new Readable({ read() {} });
   const began = new Promise<void>((resolve) => (send = resolve));
