@@ -73,8 +73,8 @@ export async function consoleOf(device: UsbDevice): Promise<string> {
 export interface Board {
   /** Runs one exchange with the board, alone; it is found anew, as it may have been plugged in elsewhere since. */
   exchange<T>(signal: AbortSignal, step: (requests: Requests) => Promise<T>): Promise<T>;
-  /** @throws DeviceOffline if the board is not there */
-  check(): Promise<void>;
+  /** @returns where it is plugged in. @throws DeviceOffline if it is not there */
+  check(): Promise<string>;
 }
 
 export interface Requests extends Pick<UsbHandle, "controlIn" | "controlOut"> {
@@ -87,7 +87,11 @@ export interface Requests extends Pick<UsbHandle, "controlIn" | "controlOut"> {
 export function boardOf(settings: BoardSettings, context: Pick<OpenContext<unknown>, "sharedOnHost">): Board {
   const search = searchOf(settings);
   return {
-    check: async () => void controlInterfaceOf((await findUsb(search)).device),
+    async check() {
+      const { device } = await findUsb(search);
+      controlInterfaceOf(device);
+      return device.path;
+    },
     async exchange(signal, step) {
       const { device } = await findUsb(search);
       const interfaceNumber = controlInterfaceOf(device);

@@ -65,7 +65,7 @@ export default defineDriver({
           }
         },
       },
-      check: () => board.check(),
+      check: async () => void (await board.check()),
     };
   },
 });

@@ -6,7 +6,6 @@ import { Turns } from "../power/turns.ts";
 import pySerial from "../serial/driver.ts";
 import { serialPort } from "../serial/interface.ts";
 import { sharedPort } from "../serial/open.ts";
-import type { SerialStream } from "../serial/serial-stream.ts";
 import { findUsb, inspectUsb } from "../usb/find.ts";
 import { boardConfig, consoleOf, searchOf, storageKeys } from "./board.ts";
 import { enterConsole, watchWrites } from "./console-mode.ts";
@@ -61,12 +60,11 @@ export default defineDriver({
     }
     const { watch } = known;
     const turns = new Turns();
-    const clients = new Set<SerialStream>();
     const settings = { baudRate: line.baudrate, disableHupcl: line.disable_hupcl };
 
     /** Only where it may be needed, as the escape reaches the device under test, and never under the hands of another client. */
     const leadToDevice = async (signal: AbortSignal) => {
-      if (!enter_console || watch.mode === "console" || clients.size > 0) return;
+      if (!enter_console || watch.mode === "console" || port.clients > 0) return;
       try {
         const own = await port.attach(settings, undefined, signal);
         try {
@@ -91,9 +89,7 @@ export default defineDriver({
         connect: (call) =>
           turns.take(call.signal, async () => {
             await leadToDevice(call.signal);
-            const stream = (await connect(call)) as SerialStream;
-            clients.add(stream);
-            stream.once("close", () => clients.delete(stream));
+            const stream = await connect(call);
             watchWrites(stream, (bytes) => watch.wrote(bytes));
             return stream;
           }),

@@ -18,19 +18,17 @@ export default defineDriver({
   }),
   inspect: (config) => inspectUsb(searchOf(config), controlNodeOf),
   async open({ config, ...context }) {
-    const { serial, path, storage_device } = config;
     const board = boardOf(config, context);
-    await board.check();
     return openMux(
       {
-        key: `dutlink ${serial ?? path ?? "alone"}`,
+        key: `dutlink ${await board.check()}`,
         // No request tells how it stands.
         select: (side, { signal, log }) =>
           board.exchange(signal, async ({ controlOut, interfaceNumber, timeoutMs, name }) => {
             await controlOut(storageRequest(side, interfaceNumber), new Uint8Array(0), timeoutMs);
             log.debug(`storage ${side}: ${name}`);
           }),
-        locate: () => storage_device,
+        locate: () => config.storage_device,
         check: () => board.check(),
       },
       config,
