@@ -116,11 +116,13 @@ test("the Python clients drive all of them", { skip: missingClient("0.9.0") }, a
 test("a port of a hub loses its power and gets it back", async (t) => {
   await modprobe("xhci_pci");
   await qmp("device_add", { driver: "usb-hub", bus: "usb.0", id: "switching", "port-power": true });
-  t.after(() => qmp("device_del", { id: "switching" }));
   const path = await waitFor("the hub", async () => (await listUsbDevices()).find(isHub)?.path);
   const port = path.slice(path.indexOf("-") + 1);
   await qmp("device_add", { driver: "usb-kbd", bus: "usb.0", port: `${port}.2`, id: "keyboard" });
-  t.after(() => qmp("device_del", { id: "keyboard" }));
+  t.after(async () => {
+    await qmp("device_del", { id: "keyboard" });
+    await qmp("device_del", { id: "switching" });
+  });
   const isThere = async () => (await listUsbDevices()).some((device) => device.path === `${path}.2`);
   await waitFor("the keyboard", isThere);
 
