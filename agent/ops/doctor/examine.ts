@@ -1,11 +1,12 @@
 import { loadClockState, type ClockState } from "../../sys/adjtimex.ts";
 import type { Catalog } from "../../driver/catalog.ts";
+import { toAgentError } from "../../driver/errors.ts";
 import { checkClock } from "./clock.ts";
 import { readConfigurations } from "./configured.ts";
 import { checkController } from "./controller.ts";
 import { inspectDevices, type OfflineDriver } from "./devices.ts";
 import { checkDisk } from "./disk.ts";
-import { findingsOf, inOrder, type DoctorFinding } from "./finding.ts";
+import { findingsOf, inOrder, type Area, type DoctorFinding } from "./finding.ts";
 import { thisHost, type HostRoots } from "./host.ts";
 import { checkMemory } from "./memory.ts";
 import { checkModules } from "./modules.ts";
@@ -44,19 +45,28 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
   const devices = inspectDevices(configured, offline);
   const [tree, ...checks] = await Promise.all([
     pluggedIn(host.sys),
-    devices.then((found) => found.findings),
-    devices.then(({ nodes }) => checkPermissions(nodes, host)),
-    devices.then(({ nodes }) => checkSoftware(configured, nodes, host, env)),
-    checkModules(configured, host),
-    checkPorts(configured, agents, host),
-    clockState().then((state) => checkClock(new Date(), state)),
-    checkDisk(configured, directories),
-    checkMemory(host),
-    checkSupply(host),
-    ...configured.map((exporter) => checkController(exporter, { env })),
+    within("devices", async () => (await devices).findings),
+    within("permissions", async () => checkPermissions((await devices).nodes, host)),
+    within("software", async () => checkSoftware(configured, (await devices).nodes, host, env)),
+    within("modules", () => checkModules(configured, host)),
+    within("ports", () => checkPorts(configured, agents, host)),
+    within("clock", async () => checkClock(new Date(), await clockState())),
+    within("disk", () => checkDisk(configured, directories)),
+    within("memory", () => checkMemory(host)),
+    within("supply", () => checkSupply(host)),
+    ...configured.map((exporter) => within("controller", () => checkController(exporter, { env }))),
   ]);
   const unheard = silent.map((text) => findingsOf("software").warning(text, "look at the agent's own log"));
   return { findings: inOrder([...findings, ...unheard, ...checks.flat()]), tree };
+}
+
+/** A check that fails itself must not keep the others from telling. */
+async function within(area: Area, check: () => Promise<readonly DoctorFinding[]>): Promise<readonly DoctorFinding[]> {
+  try {
+    return await check();
+  } catch (thrown) {
+    return [findingsOf(area).warning(`cannot be looked at: ${toAgentError(thrown).message}`)];
+  }
 }
 
 async function clockState(): Promise<ClockState | undefined> {

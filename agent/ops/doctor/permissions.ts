@@ -1,6 +1,5 @@
 import { constants } from "node:fs";
 import { access, readFile, realpath, stat } from "node:fs/promises";
-import { userInfo } from "node:os";
 import { basename, join } from "node:path";
 import { isSystemError } from "../../driver/errors.ts";
 import { listUsbDevices, nodesBelow, type NodeKind, type UsbDevice } from "../../sys/usb-devices.ts";
@@ -54,7 +53,9 @@ async function explain(path: string, host: HostRoots): Promise<{ text: string; h
     accounts(join(host.etc, "group")),
     accounts(join(host.etc, "passwd")),
   ]);
-  const user = userInfo().username;
+  const me = process.geteuid?.();
+  // In a container a user often is a number only.
+  const user = users.find(({ id }) => id === me)?.name ?? `user ${me}`;
   const group = groups.find(({ id }) => id === gid);
   return describeAccess(path, {
     owner: users.find(({ id }) => id === uid)?.name ?? String(uid),

@@ -114,7 +114,10 @@ test("ports, chips, adapters, CAN interfaces and cards of the machine itself are
 const asNobody = { skip: process.getuid?.() !== 0 && "needs root (to be another user)" };
 
 test("nodes that this user may not open are told with the rule that is missing", asNobody, async (t) => {
-  const host = fakeHost(t, { "etc/group": "root:x:0:\ndialout:x:20:ann\n", "etc/passwd": "root:x:0:0::/:/bin/sh\n" });
+  const host = fakeHost(t, {
+    "etc/group": "root:x:0:\ndialout:x:20:ann\n",
+    "etc/passwd": "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+  });
   plugMux(host);
   chmodSync(host.root, 0o755);
   const node = (path: string, mode: number, group: number) => {
