@@ -24,7 +24,7 @@ export interface NamedNode {
 const look = "see that the device is plugged in, has power, and is the one that the configuration names";
 
 /** A driver that asks something that does not answer must not hold up the others. */
-const inspectLimitMs = 5_000;
+const inspectLimitMs = 15_000;
 
 /** What each configured driver matches now, and the nodes that it wants. */
 export async function inspectDevices(
