@@ -6,15 +6,17 @@ import { describeUsb, type UsbDevice } from "./usb-devices.ts";
 
 /** USB devices through the kernel's usbfs (linux/usbdevice_fs.h): control transfers, and who has an interface. */
 
-/** struct usbdevfs_ctrltransfer and struct usbdevfs_ioctl on 64-bit systems; a test compares them with C's. */
+/** struct usbdevfs_ctrltransfer, usbdevfs_bulktransfer and usbdevfs_ioctl on 64-bit systems; a test compares them with C's. */
 export const layout = {
   ctrltransfer: { bytes: 24, requestType: 0, request: 1, value: 2, index: 4, length: 6, timeout: 8, data: 16 },
+  bulktransfer: { bytes: 24, endpoint: 0, length: 4, timeout: 8, data: 16 },
   ioctl: { bytes: 16, interface: 0, code: 4, data: 8 },
 } as const;
 
 /** _IO('U', n), _IOWR('U', n, …): the numbers of x86, ARM and RISC-V. */
 export const requests = {
   USBDEVFS_CONTROL: 0xc0185500,
+  USBDEVFS_BULK: 0xc0185502,
   USBDEVFS_CLAIMINTERFACE: 0x8004550f,
   USBDEVFS_RELEASEINTERFACE: 0x80045510,
   USBDEVFS_IOCTL: 0xc0105512,
@@ -37,6 +39,10 @@ export interface UsbHandle {
   controlOut(setup: Setup, data: Uint8Array, timeoutMs: number): Promise<void>;
   /** @returns what came, at most `length` bytes. @throws as `controlOut` */
   controlIn(setup: Setup, length: number, timeoutMs: number): Promise<Buffer>;
+  /** To a bulk or interrupt endpoint of a claimed interface. @throws as `controlOut` */
+  transferOut(endpoint: number, data: Uint8Array, timeoutMs: number): Promise<void>;
+  /** From such an endpoint (its address has the highest bit set). @returns what came, at most `length` bytes. @throws as `controlOut` */
+  transferIn(endpoint: number, length: number, timeoutMs: number): Promise<Buffer>;
   /** Keeps other programs from an interface. @throws EBUSY while a kernel driver or a program has it */
   claim(interfaceNumber: number): Promise<void>;
   release(interfaceNumber: number): Promise<void>;
@@ -102,6 +108,15 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
     if (data.length > 0) transfer.writeBigUInt64LE(koffi.address(data), at.data);
     return call(requests.USBDEVFS_CONTROL, "control transfer", transfer);
   };
+  const bulk = (endpoint: number, data: Buffer, timeoutMs: number): Promise<number> => {
+    const at = layout.bulktransfer;
+    const transfer = Buffer.alloc(at.bytes);
+    transfer.writeUInt32LE(endpoint, at.endpoint);
+    transfer.writeUInt32LE(data.length, at.length);
+    transfer.writeUInt32LE(timeoutMs, at.timeout);
+    if (data.length > 0) transfer.writeBigUInt64LE(koffi.address(data), at.data);
+    return call(requests.USBDEVFS_BULK, "transfer", transfer);
+  };
   const ofInterface = (value: number) => {
     const bytes = Buffer.alloc(4);
     bytes.writeUInt32LE(value);
@@ -125,6 +140,13 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
     async controlIn(setup, length, timeoutMs) {
       const data = Buffer.alloc(length);
       return data.subarray(0, await control(setup, data, timeoutMs));
+    },
+    async transferOut(endpoint, data, timeoutMs) {
+      await bulk(endpoint, Buffer.from(data), timeoutMs);
+    },
+    async transferIn(endpoint, length, timeoutMs) {
+      const data = Buffer.alloc(length);
+      return data.subarray(0, await bulk(endpoint, data, timeoutMs));
     },
     claim: async (interfaceNumber) =>
       void (await call(requests.USBDEVFS_CLAIMINTERFACE, "claim", ofInterface(interfaceNumber))),

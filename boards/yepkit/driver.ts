@@ -3,15 +3,12 @@ import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
-import type { HidHandle } from "../../agent/sys/hidraw.ts";
 import { describeUsb } from "../../agent/sys/usb-devices.ts";
 import { power } from "../power/interface.ts";
 import { Turns } from "../power/turns.ts";
 import { findUsb, inspectUsb, suggestUsb, type Search } from "../usb/find.ts";
-import { hidNodeOf, openHid } from "../usb/hid.ts";
 import type { Fingerprint } from "../usb/match.ts";
 import {
-  answerTimeoutMs,
   models,
   portState,
   statusReport,
@@ -21,6 +18,7 @@ import {
   type Model,
   type Port,
 } from "./protocol.ts";
+import { hubNode, openHub, type Hub } from "./transport.ts";
 
 const type = "jumpstarter_driver_yepkit.driver.Ykush";
 const anyOf = (values: readonly string[]) => `must be any of the following values: ${values.join(", ")}`;
@@ -78,7 +76,7 @@ export default defineDriver({
   implements: power,
   hotPlugged: true,
   config,
-  inspect: (config) => inspectUsb(searchOf(config), hidNodeOf),
+  inspect: (config) => inspectUsb(searchOf(config), hubNode),
   suggest: () =>
     suggestUsb((Object.keys(models) as Model[]).map(printOf), ({ device }, wanted) => {
       const model = (Object.keys(models) as Model[]).find((name) => models[name].productId === device.productId);
@@ -93,7 +91,7 @@ export default defineDriver({
     }),
   async open({ config, log, signal, ...context }) {
     const search = searchOf(config);
-    const check = async () => void (await hidNodeOf((await findUsb(search)).device));
+    const check = async () => void (await hubNode((await findUsb(search)).device));
     await check();
     const { ports } = models[config.model];
     // The XS has one port, and no command for all of them.
@@ -107,9 +105,9 @@ export default defineDriver({
       // Replies carry no number: whoever asks must be alone.
       const turns = context.sharedOnHost(`ykush ${device.path}`, () => new Turns());
       await turns.take(signal, async () => {
-        const hub = await openHid(device);
+        const hub = await openHub(device);
         try {
-          if (!succeeded(await ask(hub, switchReport(target, on), signal))) {
+          if (!succeeded(await hub.ask(switchReport(target, on), signal))) {
             throw new AgentError("E_IO", `${name} refuses to switch port ${config.port} ${on ? "on" : "off"}`);
           }
           for (const port of watched) await confirm(hub, name, port, on, signal);
@@ -132,17 +130,11 @@ export default defineDriver({
   },
 });
 
-async function ask(hub: HidHandle, question: Uint8Array, signal: AbortSignal): Promise<Uint8Array> {
-  hub.flush();
-  await hub.write(question);
-  return hub.read(answerTimeoutMs, signal);
-}
-
 /** @throws AgentError E_FAILED if the port is not as it was told to be, E_IO if the hub does not say */
-async function confirm(hub: HidHandle, name: string, port: number, on: boolean, signal: AbortSignal): Promise<void> {
+async function confirm(hub: Hub, name: string, port: number, on: boolean, signal: AbortSignal): Promise<void> {
   const deadline = performance.now() + settleMs;
   for (;;) {
-    const state = portState(await ask(hub, statusReport(port), signal), port);
+    const state = portState(await hub.ask(statusReport(port), signal), port);
     if (state === on) return;
     if (state === undefined) throw new AgentError("E_IO", `${name} does not tell the state of port ${port}`);
     if (performance.now() > deadline) {

@@ -11,7 +11,7 @@ export const vendorId = 0x04d8;
 /** Longest answer time that the Python driver allows. */
 export const answerTimeoutMs = 2_000;
 
-const reportBytes = 64;
+export const reportBytes = 64;
 const success = 0x01;
 
 /** A port, or all of them. */

@@ -122,6 +122,7 @@ test("a device is chosen by serial or path, and never by guessing", async (t) =>
 test("a transfer's structures and numbers are those of the kernel's headers", (t) => {
   const { bytes: a, ...transfer } = layout.ctrltransfer;
   const { bytes: b, ...command } = layout.ioctl;
+  const { bytes: c, ...bulk } = layout.bulktransfer;
   const values = cValues(
     t,
     ["linux/usbdevice_fs.h"],
@@ -135,11 +136,25 @@ test("a transfer's structures and numbers are those of the kernel's headers", (t
         timeout: "timeout",
         data: "data",
       }),
+      ...layoutExpressions("struct usbdevfs_bulktransfer", {
+        endpoint: "ep",
+        length: "len",
+        timeout: "timeout",
+        data: "data",
+      }),
       ...layoutExpressions("struct usbdevfs_ioctl", { interface: "ifno", code: "ioctl_code", data: "data" }),
       ...Object.keys(requests),
     ],
   );
-  assert.deepEqual(values, [a, ...Object.values(transfer), b, ...Object.values(command), ...Object.values(requests)]);
+  assert.deepEqual(values, [
+    a,
+    ...Object.values(transfer),
+    c,
+    ...Object.values(bulk),
+    b,
+    ...Object.values(command),
+    ...Object.values(requests),
+  ]);
 });
 
 test("a device that has gone is offline, by its name", async (t) => {
