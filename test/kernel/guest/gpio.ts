@@ -13,7 +13,10 @@ import { digitalInput, digitalOutput, gpioPower } from "../../../boards/gpio/int
 import { startExporter } from "../../sim/exporter.ts";
 import { clientEnv, clientProgram, missingClient, run } from "../../sim/python-client.ts";
 import { eventually } from "../../sim/rig.ts";
+import { mcp2221 } from "../../sim/usbip/mcp2221.ts";
+import { plugUsb } from "../../sim/usbip/plug.ts";
 import { plugGpio } from "./lib/gpio-sim.ts";
+import { modprobe } from "./lib/system.ts";
 
 const types = "jumpstarter_driver_gpiod.driver.";
 const output = (config: Record<string, unknown>) => ({ type: `${types}DigitalOutput`, config });
@@ -326,6 +329,25 @@ test("pins of the older package: found at the header, left alone, and as silent 
   assert.equal(await as("drain", gpioPower).read_pin(), 1);
   assert.equal(await as("button", digitalInput).wait_for_active(0.05), null);
   await assert.rejects(as("elsewhere", digitalInput).wait_for_active(0.05), fails("E_TIMEOUT", /line 3 edge event/));
+});
+
+test("a chip without interrupts, on USB, is watched by looking", async (t) => {
+  await modprobe("usbhid");
+  await modprobe("hid-mcp2221");
+  const adapter = mcp2221();
+  await plugUsb(t, adapter);
+  const { as, offline } = await start(t, {
+    out: output({ device: "mcp2221_gpio", line: 0 }),
+    in: input({ device: "mcp2221_gpio", line: 1 }),
+  });
+  await eventually("its chip is there", () => offline("out") === undefined && offline("in") === undefined);
+  await as("out", digitalOutput).on();
+  assert.equal(adapter.driven[0], 1);
+  const waiting = as("in", digitalInput).wait_for_edge("rising", 30);
+  await sleep(200);
+  adapter.levels[1] = 1;
+  await waiting;
+  assert.equal(await as("in", digitalInput).read_pin(), 1);
 });
 
 test("the Python client drives lines", { skip: missingClient("0.9.0") }, async (t) => {
