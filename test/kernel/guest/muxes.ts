@@ -112,7 +112,7 @@ test("an SDWire is switched, flashed and dumped; a chip that does not move is to
   });
   chip.isProgrammed = true;
   await plug.unplug();
-  await assert.rejects(calls.dut(), { code: "E_DEVICE_OFFLINE", message: /sd-wire/ });
+  await assert.rejects(calls.dut(), { category: "unavailable", message: /sd-wire/ });
   await plug.plug();
   await waitFor("it is back", () => calls.dut().then(() => true));
 });
