@@ -131,7 +131,7 @@ test(
       };
       await eventually("the memory goes on", async () => (await tail()).endsWith("still here\n"));
       const warnings = () => agent.output().match(/recorded in memory only: .*no space left/gi) ?? [];
-    await eventually("the log says so", () => warnings().length > 0);
+      await eventually("the log says so", () => warnings().length > 0);
       rmSync(filler);
       await eventually(
         "the files go on",
@@ -143,7 +143,7 @@ test(
         15_000,
       );
       assert.equal(warnings().length, 1);
-    await eventually("they have it", async () => (await recorded(directory)).toString().endsWith("again\n"));
+      await eventually("they have it", async () => (await recorded(directory)).toString().endsWith("again\n"));
     } finally {
       spawnSync("umount", ["-l", directory]);
     }
