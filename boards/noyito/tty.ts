@@ -83,7 +83,7 @@ export async function openBoard(port: string, signal: AbortSignal): Promise<Open
           const text = readNow();
           if (text !== "") over(() => resolve(text));
         } catch (error) {
-          over(() => reject(error as Error));
+          over(() => reject(toAgentError(error)));
         }
       });
     });

@@ -25,7 +25,7 @@ describe(`Python client ${version}`, { skip: missingClient(version) }, () => {
       config: { host: strip.host, ...config },
     });
     const agent = await startAgent(t, { outlet: entry({ slot: 2 }), stranger: entry({ password: "guessed" }) });
-    await drive(agent.socketPath, "energenie", agent.output);
+    await drive(agent.socketPath, "energenie", () => agent.output());
     const set = strip.requests.filter((request) => request.startsWith("POST / "));
     assert.deepEqual(
       set,
@@ -48,7 +48,7 @@ describe(`Python client ${version}`, { skip: missingClient(version) }, () => {
       both: entry({ all_channels: true }),
       missing: entry({ port: "/dev/ttyNowhere" }),
     });
-    await drive(agent.socketPath, "noyito", agent.output);
+    await drive(agent.socketPath, "noyito", () => agent.output());
     assert.deepEqual(board.relays, [true, false]);
 
     // Both `j` say the same to the same words.

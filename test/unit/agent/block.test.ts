@@ -40,10 +40,10 @@ test("numbers and structures for disks are those of the kernel's headers", (t) =
 });
 
 test("memory for direct reads and writes begins where it must", async () => {
-  const { alignedBuffer } = await loadBlockCalls();
+  const calls = await loadBlockCalls();
   const { default: koffi } = await import("koffi");
   for (const alignment of [512, 4096, 65_536]) {
-    const buffers = [1, 511, 4096, 1_000_000].map((bytes) => alignedBuffer(bytes, alignment));
+    const buffers = [1, 511, 4096, 1_000_000].map((bytes) => calls.alignedBuffer(bytes, alignment));
     for (const buffer of buffers) assert.equal(koffi.address(buffer) % BigInt(alignment), 0n);
     assert.deepEqual(
       buffers.map(({ length }) => length),
@@ -53,15 +53,15 @@ test("memory for direct reads and writes begins where it must", async () => {
 });
 
 test("a disk tells its size, its blocks and its number in the sequence", { skip: missingLoops }, async (t) => {
-  const { geometry } = await loadBlockCalls();
+  const calls = await loadBlockCalls();
   const { path } = loopDisk(t, { sizeBytes: 3 * 2 ** 20 });
   const fd = openSync(path, "r");
   t.after(() => closeSync(fd));
-  const { diskSequence, ...rest } = geometry(fd);
+  const { diskSequence, ...rest } = calls.geometry(fd);
   assert.deepEqual(rest, { sizeBytes: 3 * 2 ** 20, logicalBlockBytes: 512, physicalBlockBytes: 512, readOnly: false });
   const told = readFileSync(`/sys/block/${basename(path)}/diskseq`, "utf8").trim();
   assert.equal(String(diskSequence), told);
   const file = openSync("/etc/hostname", "r");
   t.after(() => closeSync(file));
-  assert.throws(() => geometry(file), { code: "ENOTTY" });
+  assert.throws(() => calls.geometry(file), { code: "ENOTTY" });
 });
