@@ -351,6 +351,9 @@ test("a chip without interrupts, on USB, is watched by looking", async (t) => {
 });
 
 test("the Python client drives lines", { skip: missingClient("0.9.0") }, async (t) => {
+  let pushing: NodeJS.Timeout | undefined;
+  // Before the chip goes, whose lines are pushed.
+  t.after(() => clearInterval(pushing));
   const sim = await chip(t, { 0: "RELAY" });
   const { exporter, socketPath } = await start(t, {
     out: output({ device: sim.label, line: 0 }),
@@ -359,8 +362,6 @@ test("the Python client drives lines", { skip: missingClient("0.9.0") }, async (
     pin: { type: "jumpstarter_driver_raspberrypi.driver.DigitalOutput", config: { pin: "GPIO3", device: sim.label } },
   });
   // The power switch of this board is also a button, which is pushed again and again once the power is off.
-  let pushing: NodeJS.Timeout | undefined;
-  t.after(() => clearInterval(pushing));
   exporter.logs.subscribe(({ message }) => {
     if (message.startsWith("line 2 on()")) setTimeout(() => sim.pull(1, "up"), 300);
     if (!message.startsWith("line 2 off()")) return;
