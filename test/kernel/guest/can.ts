@@ -13,6 +13,8 @@ import { python } from "./lib/exporter.ts";
 import { exec, modprobe, waitFor } from "./lib/system.ts";
 
 const type = "jumpstarter_driver_can.driver.Can";
+/** So that a test that hangs says so by its own name. */
+const limit = { timeout: 45_000 };
 
 before(async () => {
   for (const name of ["vcan", "can_raw"]) await modprobe(name);
@@ -57,7 +59,7 @@ async function startDrivers(t: TestContext, ...configs: Record<string, unknown>[
   return { ...started, buses: buses as [(typeof buses)[0], (typeof buses)[0]] };
 }
 
-test("what the driver sends, candump sees: classic, extended, remote, FD with BRS", async (t) => {
+test("what the driver sends, candump sees: classic, extended, remote, FD with BRS", limit, async (t) => {
   const { buses } = await startDrivers(t, { channel: "vcan0" });
   const candump = spawn("candump", ["-L", "-n", "5", "-T", "20000", "vcan0"], { stdio: ["ignore", "pipe", "inherit"] });
   t.after(() => candump.kill());
@@ -96,7 +98,7 @@ test("what the driver sends, candump sees: classic, extended, remote, FD with BR
   );
 });
 
-test("what cansend sends, the driver receives, with the kernel's time stamps; error frames, too", async (t) => {
+test("what cansend sends, the driver receives, with the kernel's time stamps; error frames, too", limit, async (t) => {
   const { buses, exporter } = await startDrivers(t, { channel: "vcan0" });
   const said: string[] = [];
   exporter.logs.subscribe(({ message: text }) => said.push(text));
@@ -139,7 +141,7 @@ test("what cansend sends, the driver receives, with the kernel's time stamps; er
   }
 });
 
-test("the kernel filters, and what waits already is filtered with it", async (t) => {
+test("the kernel filters, and what waits already is filtered with it", limit, async (t) => {
   const { buses } = await startDrivers(t, { channel: "vcan0" }, { channel: "vcan0" });
   const ids = async () => {
     const found: number[] = [];
@@ -162,7 +164,7 @@ test("the kernel filters, and what waits already is filtered with it", async (t)
   assert.deepEqual(await ids(), [1, 2, 3, 5]);
 });
 
-test("a flood that nobody could fetch in time: each frame has come or is counted as lost", async (t) => {
+test("a flood that nobody could fetch in time: each frame has come or is counted as lost", limit, async (t) => {
   const { buses } = await startDrivers(t, { channel: "vcan0" });
   const count = 20_000;
   // This process stands still meanwhile, so the kernel's buffer must overflow.
@@ -181,7 +183,7 @@ test("a flood that nobody could fetch in time: each frame has come or is counted
   }
 });
 
-test("an interface that goes down or away takes its driver offline by name; it is back by itself", async (t) => {
+test("an interface that goes down or away takes its driver offline by name; it is back by itself", limit, async (t) => {
   await exec("ip", "link", "add", "dev", "vcan9", "type", "vcan");
   const { buses, exporter } = await startDrivers(t, { channel: "vcan9" });
   const offline = () => exporter.tree.drivers.find(({ planned }) => planned.name === "can0")?.offlineReason;
@@ -219,7 +221,7 @@ test("an interface that goes down or away takes its driver offline by name; it i
   await exec("ip", "link", "delete", "vcan9");
 });
 
-test("two controllers: bit rate and state by netlink, set up once, frames from one to the other", async (t) => {
+test("two controllers: bit rate and state by netlink, set up once, frames from one to the other", limit, async (t) => {
   await modprobe("kvaser_pci");
   await waitFor("two cards", async () => (await exec("ip", "-br", "link")).match(/^can[01] /gm)?.length === 2);
   const wrong = await startDrivers(t, { channel: "can0" });
@@ -278,17 +280,21 @@ test("two controllers: bit rate and state by netlink, set up once, frames from o
   assert.deepEqual(suggested.map(({ name }) => name).sort(), ["can0", "can1", "vcan0"]);
 });
 
-test("a bit rate that the controller cannot have, and one for what has no controller, are refused with a reason", async (t) => {
-  await assert.rejects(startDrivers(t, { channel: "vcan0", bitrate: 500_000 }), {
-    message: "can0: CAN interface vcan0 (vcan) has no bit rate to set",
-  });
-  await assert.rejects(startDrivers(t, { channel: "can1", bitrate: 7_999_999 }), {
-    message: /CAN interface can1 cannot be set up so/,
-  });
-  assert.match(await exec("ip", "-br", "link", "show", "can1"), /can1 +UP/, "as it was");
-});
+test(
+  "a bit rate that the controller cannot have, and one for what has no controller, are refused with a reason",
+  limit,
+  async (t) => {
+    await assert.rejects(startDrivers(t, { channel: "vcan0", bitrate: 500_000 }), {
+      message: "can0: CAN interface vcan0 (vcan) has no bit rate to set",
+    });
+    await assert.rejects(startDrivers(t, { channel: "can1", bitrate: 7_999_999 }), {
+      message: /CAN interface can1 cannot be set up so/,
+    });
+    assert.match(await exec("ip", "-br", "link", "show", "can1"), /can1 +UP/, "as it was");
+  },
+);
 
-test("the Python client on vcan", async (t) => {
+test("the Python client on vcan", { timeout: 120_000 }, async (t) => {
   const config = { interface: "socketcan", channel: "vcan0" };
   const { socketPath } = await startExporter(t, { socketcan_1: { type, config }, socketcan_2: { type, config } });
   assert.match(await python(socketPath, "test/conformance/drive_can.py", ["socketcan"]), /passed socketcan/);
