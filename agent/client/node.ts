@@ -63,7 +63,7 @@ export class RemoteNode {
         const items = this.#checkEach(method.item, name);
         calls[name] = (...args) => items(this.streamingCall(name, args, options));
       } else {
-        calls[name] = () => this.stream(name, options);
+        calls[name] = () => this.stream(name, { ...options, endsWithReason: !method.halfCloses });
       }
     }
     return calls as Calls<I>;
@@ -93,9 +93,12 @@ export class RemoteNode {
   }
 
   /** A byte stream of the driver; one chunk is one frame. Whoever gets it destroys it. */
-  async stream(method = "connect", { signal }: RemoteCallOptions = {}): Promise<Duplex> {
+  async stream(
+    method = "connect",
+    { signal, endsWithReason }: RemoteCallOptions & { readonly endsWithReason?: boolean } = {},
+  ): Promise<Duplex> {
     const request = { kind: "driver", uuid: this.uuid, method };
-    return (await openStream(this.#channel, request, { what: this.#what(method), signal })).stream;
+    return (await openStream(this.#channel, request, { what: this.#what(method), signal, endsWithReason })).stream;
   }
 
   /** Lends `source` for one call that reads it; see {@link lendSource}. */

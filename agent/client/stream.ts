@@ -9,6 +9,14 @@ import { prefixBytes, writePrefix } from "../stream/rpc-messages.ts";
 import type { CallOptions, Channel, RpcCall } from "./channel.ts";
 import { rpcMethod } from "./rpc-method.ts";
 
+interface StreamOptions extends RouterStreamOptions {
+  /**
+   * The peer's GOAWAY is held back until its RPC has ended, or a moment has passed: an exporter that loses a device says why after it. For
+   * streams whose two directions end together.
+   */
+  readonly endsWithReason?: boolean | undefined;
+}
+
 /**
  * Opens RouterService.Stream inside a session.
  * @param request what to open: `{"kind":"driver",…}` or `{"kind":"resource",…}`.
@@ -17,7 +25,7 @@ import { rpcMethod } from "./rpc-method.ts";
 export async function openStream(
   channel: Channel,
   request: Readonly<Record<string, unknown>>,
-  options: CallOptions & RouterStreamOptions,
+  options: CallOptions & StreamOptions,
 ): Promise<{ stream: Duplex; metadata: ReadonlyMap<string, string> }> {
   const call = channel.start(
     rpcMethod(RouterServiceDefinition, "stream").path,
@@ -47,8 +55,11 @@ export function openRouterStream(
 /** How long a peer may take to end an RPC whose both directions have ended; the Python exporter never does. */
 const lingerMs = 5_000;
 
-/** The caller's end of a router stream. What the RPC ends with counts only if it comes before GOAWAY. */
-function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream {
+/** How long a reason may come after its GOAWAY. */
+const reasonMs = 100;
+
+/** The caller's end of a router stream. What the RPC ends with counts only if it comes before the end of what is read. */
+function streamOfCall(call: RpcCall, options: StreamOptions): RouterStream {
   const { stream: http2, status } = call;
   let peerEnded = false;
   const stream: RouterStream = new RouterStream(
@@ -74,8 +85,11 @@ function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream
   stream.on("error", () => {});
   const reader = new FrameReader({ side: "CLIENT", bytes: options.bytes ?? false });
   const take = (frame: Frame) => {
-    if (frame.frameType === frameTypes.GOAWAY) peerEnded = true;
-    stream.receive(frame);
+    if (frame.frameType !== frameTypes.GOAWAY) return stream.receive(frame);
+    peerEnded = true;
+    if (options.endsWithReason !== true) return stream.receive(frame);
+    const wait = setTimeout(() => stream.receive(frame), reasonMs);
+    stream.once("close", () => clearTimeout(wait));
   };
   http2.on("data", (chunk: Buffer) => {
     try {
@@ -88,7 +102,9 @@ function streamOfCall(call: RpcCall, options: RouterStreamOptions): RouterStream
     status.then(
       () => stream.receiveEnd(),
       (error: unknown) => {
-        if (!peerEnded) stream.destroy(toAgentError(error));
+        // What nobody has read yet is worth more than the reason of the end.
+        const comesInTime = options.endsWithReason === true && !stream.hasEnded && stream.readableLength === 0;
+        if (!peerEnded || comesInTime) stream.destroy(toAgentError(error));
       },
     );
   };

@@ -48,6 +48,11 @@ export class RouterStream extends Duplex {
     this.#largestFrameBytes = options.largestFrameBytes ?? usualFrameBytes;
   }
 
+  /** True once the peer's end was taken. */
+  get hasEnded(): boolean {
+    return this.#ended;
+  }
+
   /** For the carrier: a frame has come. PING, empty and unknown frames mean nothing. */
   receive(frame: Frame): void {
     if (this.destroyed || this.#ended) return;

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import http2 from "node:http2";
+import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Readable, Writable } from "node:stream";
@@ -20,6 +21,7 @@ import { createExporter } from "../../../agent/session/exporter.ts";
 import { serve } from "../../../agent/session/server.ts";
 import { createDirectSession } from "../../../agent/session/session.ts";
 import { power } from "../../../boards/power/interface.ts";
+import { serialPort } from "../../../boards/serial/interface.ts";
 import * as z from "zod";
 import { startExporter } from "../../sim/exporter.ts";
 import { createRig, eventually, pattern } from "../../sim/rig.ts";
@@ -46,6 +48,24 @@ const code = (expected: AgentError["code"], message: RegExp) => (error: unknown)
   assert.match((error as AgentError).message, message);
   return true;
 };
+
+test("a console whose device goes ends with the reason, after its last bytes", async (t) => {
+  const server = createServer((peer) => void peer.on("error", () => {}).end("last words"));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.close());
+  const url = `socket://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const serial = { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url } };
+  const { socketPath } = await startExporter(t, { serial });
+  const client = await connect({ host: socketPath });
+  t.after(() => client.close());
+  const console = await client.find("serial")?.as(serialPort).connect();
+  assert.ok(console);
+  let text = "";
+  console.on("data", (chunk: Buffer) => (text += chunk.toString()));
+  await assert.rejects(once(console, "end"), code("E_CONNECTION", /^serial port socket:.* is gone: it was unplugged/));
+  assert.equal(text, "last words");
+});
 
 test("a host is a path unless it ends in a port number", () => {
   const unix = (path: string) => ({ kind: "unix", path });
