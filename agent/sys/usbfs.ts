@@ -96,7 +96,7 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
       });
     });
 
-  const control = (setup: Setup, data: Buffer, timeoutMs: number): Promise<number> => {
+  const control = async (setup: Setup, data: Buffer, timeoutMs: number): Promise<number> => {
     const at = layout.ctrltransfer;
     const transfer = Buffer.alloc(at.bytes);
     transfer.writeUInt8(setup.requestType, at.requestType);
@@ -106,16 +106,18 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
     transfer.writeUInt16LE(data.length, at.length);
     transfer.writeUInt32LE(timeoutMs, at.timeout);
     if (data.length > 0) transfer.writeBigUInt64LE(koffi.address(data), at.data);
-    return call(requests.USBDEVFS_CONTROL, "control transfer", transfer);
+    const moved = await call(requests.USBDEVFS_CONTROL, "control transfer", transfer);
+    return Math.min(moved, data.length); // named here, so that it is not collected while the kernel uses it
   };
-  const bulk = (endpoint: number, data: Buffer, timeoutMs: number): Promise<number> => {
+  const bulk = async (endpoint: number, data: Buffer, timeoutMs: number): Promise<number> => {
     const at = layout.bulktransfer;
     const transfer = Buffer.alloc(at.bytes);
     transfer.writeUInt32LE(endpoint, at.endpoint);
     transfer.writeUInt32LE(data.length, at.length);
     transfer.writeUInt32LE(timeoutMs, at.timeout);
     if (data.length > 0) transfer.writeBigUInt64LE(koffi.address(data), at.data);
-    return call(requests.USBDEVFS_BULK, "transfer", transfer);
+    const moved = await call(requests.USBDEVFS_BULK, "transfer", transfer);
+    return Math.min(moved, data.length); // named here, so that it is not collected while the kernel uses it
   };
   const ofInterface = (value: number) => {
     const bytes = Buffer.alloc(4);
