@@ -1,8 +1,9 @@
 import { closeSync } from "node:fs";
 import { endianness } from "node:os";
 import { AgentError } from "../driver/errors.ts";
-import { loadKoffi, systemError } from "./native.ts";
-import { watchReadable } from "./poll.ts";
+import { loadKoffi } from "./native.ts";
+import { watchDescriptor } from "./poll.ts";
+import { socketCalls, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET } from "./sockets.ts";
 
 /**
  * Raw CAN sockets of Linux. Numbers: linux/can.h, linux/can/raw.h, asm-generic/socket.h (x86, ARM and RISC-V alike); layouts: those of any
@@ -10,11 +11,7 @@ import { watchReadable } from "./poll.ts";
  */
 
 const AF_CAN = 29;
-const SOCK_RAW = 3;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
 const CAN_RAW = 1;
-const SOL_SOCKET = 1;
 const SOL_CAN_RAW = 101;
 const [CAN_RAW_FILTER, CAN_RAW_ERR_FILTER, CAN_RAW_LOOPBACK, CAN_RAW_RECV_OWN_MSGS, CAN_RAW_FD_FRAMES] = [
   1, 2, 3, 4, 5,
@@ -85,29 +82,17 @@ export async function loadCan(): Promise<CanSockets> {
   if (process.platform !== "linux" || endianness() !== "LE" || koffi.sizeof("void *") !== 8) {
     throw new AgentError("E_UNSUPPORTED", "CAN sockets are used on 64-bit Linux only");
   }
+  const sockets = socketCalls(koffi);
   const libc = koffi.load(null);
-  const socket = libc.func("int socket(int domain, int type, int protocol)") as (...args: number[]) => number;
-  const bind = libc.func("int bind(int fd, const void *address, uint32_t length)") as (
-    ...args: [fd: number, address: Buffer, length: number]
-  ) => number;
-  const setsockopt = libc.func("int setsockopt(int fd, int level, int name, const void *value, uint32_t length)") as (
-    ...args: [fd: number, level: number, name: number, value: Uint8Array, length: number]
-  ) => number;
   const recvmmsg = libc.func("int recvmmsg(int fd, void *messages, uint32_t count, int flags, void *timeout)") as (
     ...args: [fd: number, messages: Buffer, count: number, flags: number, timeout: null]
-  ) => number;
-  const write = libc.func("long write(int fd, const void *bytes, size_t length)") as (
-    ...args: [fd: number, bytes: Uint8Array, length: number]
   ) => number;
 
   return {
     open({ interfaceIndex, fd: isFd, loopback, receiveOwn }) {
-      const fd = socket(AF_CAN, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, CAN_RAW);
-      if (fd === -1) throw systemError(koffi.errno(), "open a CAN socket");
-      const set = (level: number, name: number, value: number | Uint8Array, what: string) => {
-        const bytes = typeof value === "number" ? int32(value) : value;
-        if (setsockopt(fd, level, name, bytes, bytes.length) === -1) throw systemError(koffi.errno(), what);
-      };
+      const fd = sockets.open(AF_CAN, SOCK_RAW | SOCK_NONBLOCK, CAN_RAW, "open a CAN socket");
+      const set = (level: number, name: number, value: number | Uint8Array, what: string) =>
+        sockets.setOption(fd, level, name, value, what);
       try {
         set(SOL_CAN_RAW, CAN_RAW_LOOPBACK, loopback ? 1 : 0, "set loopback");
         set(SOL_CAN_RAW, CAN_RAW_RECV_OWN_MSGS, receiveOwn ? 1 : 0, "receive own frames");
@@ -115,14 +100,15 @@ export async function loadCan(): Promise<CanSockets> {
         set(SOL_CAN_RAW, CAN_RAW_ERR_FILTER, allErrors, "receive error frames");
         set(SOL_SOCKET, SO_TIMESTAMPNS, 1, "have time stamps");
         set(SOL_SOCKET, SO_RXQ_OVFL, 1, "count lost frames");
-        const room = int32(receiveBufferBytes);
-        if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, room, room.length) === -1) {
-          set(SOL_SOCKET, SO_RCVBUF, room, "have a larger buffer");
+        try {
+          set(SOL_SOCKET, SO_RCVBUFFORCE, receiveBufferBytes, "have a larger buffer than others");
+        } catch {
+          set(SOL_SOCKET, SO_RCVBUF, receiveBufferBytes, "have a larger buffer");
         }
         const address = Buffer.alloc(canLayout.sockaddr_can.bytes);
         address.writeUInt16LE(AF_CAN, canLayout.sockaddr_can.can_family);
         address.writeInt32LE(interfaceIndex, canLayout.sockaddr_can.can_ifindex);
-        if (bind(fd, address, address.length) === -1) throw systemError(koffi.errno(), "bind to the interface");
+        sockets.bind(fd, address, "bind to the interface");
       } catch (error) {
         closeSync(fd);
         throw error;
@@ -146,9 +132,9 @@ export async function loadCan(): Promise<CanSockets> {
         },
         watch(onReady) {
           unwatch();
-          unwatch = watchReadable(koffi, fd, onReady);
+          unwatch = watchDescriptor(koffi, fd, "readable", () => onReady());
         },
-        send: (bytes) => (write(fd, bytes, bytes.length) === -1 ? -koffi.errno() : 0),
+        send: (bytes) => Math.min(0, sockets.send(fd, bytes)),
         setFilters: (filters) => set(SOL_CAN_RAW, CAN_RAW_FILTER, filters, "set filters"),
         get lostFrames() {
           return batch.lostFrames;
@@ -162,12 +148,6 @@ export async function loadCan(): Promise<CanSockets> {
       };
     },
   };
-}
-
-function int32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeInt32LE(value);
-  return bytes;
 }
 
 /** The argument of recvmmsg: messages, their iovecs, frames and control data in one piece of memory that the collector does not move. */

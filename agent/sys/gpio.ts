@@ -2,6 +2,7 @@ import { close, closeSync, constants, open, readSync } from "node:fs";
 import { promisify } from "node:util";
 import { AgentError, DeviceOffline, isSystemError } from "../driver/errors.ts";
 import { asyncIoctl } from "./ioctl.ts";
+import { watchDescriptor } from "./poll.ts";
 import { loadKoffi, systemError, type Koffi } from "./native.ts";
 
 /** GPIO lines through the kernel's character device, second version of its interface (linux/gpio.h, since Linux 5.10). */
@@ -230,7 +231,8 @@ type GpioIoctl = (fd: number, request: keyof typeof requests, argument: Buffer) 
 export async function openChip(path: string): Promise<GpioChip> {
   const koffi = await loadKoffi();
   const anyIoctl = asyncIoctl(koffi);
-  const ioctl: GpioIoctl = (fd, request, argument) => anyIoctl(fd, requests[request], request, argument);
+  const ioctl: GpioIoctl = async (fd, request, argument) =>
+    void (await anyIoctl(fd, requests[request], request, argument));
   const fd = await promisify(open)(path, constants.O_RDWR).catch((error: unknown) => {
     if (isSystemError(error) && ["ENOENT", "ENODEV", "ENXIO"].includes(error.code)) {
       throw new DeviceOffline(`there is no GPIO chip ${path}`, { cause: error });
@@ -327,10 +329,10 @@ function requestedLine(koffi: Koffi, ioctl: GpioIoctl, fd: number): RequestedLin
         }
       };
       // Makes the descriptor one that does not block, before the first read.
-      const poll = koffi.node.poll(fd, { readable: true, disconnect: true }, take);
+      const unwatch = watchDescriptor(koffi, fd, "readable", take);
       const over = () => {
         if (stop === over) stop = undefined;
-        poll.close();
+        unwatch();
       };
       stop = over;
       try {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { AgentError, DeviceOffline, isSystemError } from "../driver/errors.ts";
 import { loadKoffi } from "./native.ts";
+import { watchDescriptor } from "./poll.ts";
 
 /** HID devices through the kernel's hidraw (Documentation/hid/hidraw.rst): reports as they are on the wire. */
 
@@ -79,7 +80,7 @@ export async function openHidraw(node: string, name: string): Promise<HidHandle>
         const over = () => {
           clearTimeout(timer);
           signal?.removeEventListener("abort", onAbort);
-          poll.close();
+          unwatch();
         };
         const fail = (error: Error) => {
           over();
@@ -88,7 +89,7 @@ export async function openHidraw(node: string, name: string): Promise<HidHandle>
         const onAbort = () => fail(signal?.reason as Error);
         const timer = setTimeout(() => fail(new AgentError("E_TIMEOUT", `${name} did not answer`)), timeoutMs);
         signal?.addEventListener("abort", onAbort);
-        const poll = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
+        const unwatch = watchDescriptor(koffi, fd, "readable", () => {
           try {
             const report = readNow();
             if (report === undefined) return;

@@ -1,9 +1,9 @@
 import { systemError, type Koffi } from "./native.ts";
 
 /** ioctl on a thread of its own, for devices that take their time. What `argument` points to must live until it is done. */
-export type Ioctl = (fd: number, request: number, name: string, argument: Buffer | bigint) => Promise<void>;
+export type Ioctl = (fd: number, request: number, name: string, argument: Buffer | bigint) => Promise<number>;
 
-/** The call rejects with the system's error, which has `name` as its `syscall`. */
+/** The call answers what ioctl returned, or rejects with the system's error, which has `name` as its `syscall`. */
 export function asyncIoctl(koffi: Koffi): Ioctl {
   // Declared without the dots of its prototype, which koffi cannot call on a thread; integers and pointers are passed alike.
   const libc = koffi.load(null);
@@ -18,7 +18,7 @@ export function asyncIoctl(koffi: Koffi): Ioctl {
         void argument;
         if (error !== null) reject(error);
         else if (result === -1) reject(systemError(errno, name));
-        else resolve();
+        else resolve(result);
       });
     });
 }

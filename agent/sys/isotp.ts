@@ -1,7 +1,9 @@
 import { closeSync } from "node:fs";
 import { endianness } from "node:os";
 import { AgentError } from "../driver/errors.ts";
-import { loadKoffi, systemError, type Koffi } from "./native.ts";
+import { loadKoffi, systemError } from "./native.ts";
+import { watchDescriptor } from "./poll.ts";
+import { socketCalls, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET } from "./sockets.ts";
 
 /**
  * ISO-TP sockets of Linux (CAN_ISOTP, since 5.10). Numbers: linux/can.h, linux/can/isotp.h; layouts: those of any
@@ -9,11 +11,8 @@ import { loadKoffi, systemError, type Koffi } from "./native.ts";
  */
 
 const AF_CAN = 29;
-const SOCK_DGRAM = 2;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
 const CAN_ISOTP = 6;
-const [SOL_SOCKET, SO_ERROR] = [1, 4];
+const SO_ERROR = 4;
 const SOL_CAN_ISOTP = 106;
 const [CAN_ISOTP_OPTS, CAN_ISOTP_RECV_FC, CAN_ISOTP_TX_STMIN, CAN_ISOTP_LL_OPTS] = [1, 2, 3, 5];
 const CAN_EFF_FLAG = 0x8000_0000;
@@ -97,22 +96,10 @@ export async function loadIsoTp(): Promise<IsoTpSockets> {
   if (process.platform !== "linux" || endianness() !== "LE") {
     throw new AgentError("E_UNSUPPORTED", "ISO-TP sockets are used on little-endian Linux only");
   }
+  const sockets = socketCalls(koffi);
   const libc = koffi.load(null);
-  const socket = libc.func("int socket(int domain, int type, int protocol)") as (...args: number[]) => number;
-  const bind = libc.func("int bind(int fd, const void *address, uint32_t length)") as (
-    ...args: [fd: number, address: Buffer, length: number]
-  ) => number;
-  const setsockopt = libc.func("int setsockopt(int fd, int level, int name, const void *value, uint32_t length)") as (
-    ...args: [fd: number, level: number, name: number, value: Buffer, length: number]
-  ) => number;
   const getsockopt = libc.func("int getsockopt(int fd, int level, int name, void *value, void *length)") as (
     ...args: [fd: number, level: number, name: number, value: Buffer, length: Buffer]
-  ) => number;
-  const send = libc.func("long send(int fd, const void *bytes, size_t length, int flags)") as (
-    ...args: [fd: number, bytes: Uint8Array, length: number, flags: number]
-  ) => number;
-  const recv = libc.func("long recv(int fd, void *bytes, size_t length, int flags)") as (
-    ...args: [fd: number, bytes: Buffer, length: number, flags: number]
   ) => number;
   const fcntl = libc.func("int fcntl(int fd, int command, ...)") as (...args: unknown[]) => number;
   const close = libc.func("int close(int fd)") as { async(fd: number, done: (error: unknown) => void): void };
@@ -122,16 +109,13 @@ export async function loadIsoTp(): Promise<IsoTpSockets> {
     open(options) {
       const index = ifNameToIndex(options.interfaceName);
       if (index === 0) throw systemError(koffi.errno(), "if_nametoindex", options.interfaceName);
-      const fd = socket(AF_CAN, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, CAN_ISOTP);
-      if (fd === -1) throw systemError(koffi.errno(), "open an ISO-TP socket");
+      const fd = sockets.open(AF_CAN, SOCK_DGRAM | SOCK_NONBLOCK, CAN_ISOTP, "open an ISO-TP socket");
       let sendFd = -1;
       try {
         for (const [name, value] of socketOptions(options)) {
-          const result = setsockopt(fd, SOL_CAN_ISOTP, name, value, value.length);
-          if (result === -1) throw systemError(koffi.errno(), "set an option of an ISO-TP socket");
+          sockets.setOption(fd, SOL_CAN_ISOTP, name, value, "set an option of an ISO-TP socket");
         }
-        const address = socketAddress(index, options);
-        if (bind(fd, address, address.length) === -1) throw systemError(koffi.errno(), "bind", options.interfaceName);
+        sockets.bind(fd, socketAddress(index, options), `bind to ${options.interfaceName}`);
         // libuv watches a descriptor for one purpose at a time.
         sendFd = fcntl(fd, F_DUPFD_CLOEXEC, "int", 0);
         if (sendFd === -1) throw systemError(koffi.errno(), "fcntl");
@@ -144,21 +128,21 @@ export async function loadIsoTp(): Promise<IsoTpSockets> {
       const errno = Buffer.alloc(4);
       const errnoLength = Buffer.alloc(4);
       return {
-        send: (message) => (send(sendFd, message, message.length, 0) === -1 ? koffi.errno() : 0),
+        send: (message) => Math.max(0, -sockets.send(sendFd, message)),
         receive() {
           // Before 5.18 it tells no more than it was given room for; messages were at most 8200 bytes then.
-          const length = recv(fd, usual, usual.length, MSG_PEEK | MSG_TRUNC);
-          if (length === -1) return koffi.errno();
+          const length = sockets.receive(fd, usual, MSG_PEEK | MSG_TRUNC);
+          if (length < 0) return -length;
           const bytes = Buffer.allocUnsafe(Math.max(length, usual.length));
-          const received = recv(fd, bytes, bytes.length, 0);
-          return received === -1 ? koffi.errno() : bytes.subarray(0, received);
+          const received = sockets.receive(fd, bytes);
+          return received < 0 ? -received : bytes.subarray(0, received);
         },
         takeError() {
           errnoLength.writeInt32LE(4);
           return getsockopt(fd, SOL_SOCKET, SO_ERROR, errno, errnoLength) === -1 ? koffi.errno() : errno.readInt32LE();
         },
-        watchReadable: (onReady) => watch(koffi, fd, { readable: true }, onReady),
-        watchWritable: (onReady) => watch(koffi, sendFd, { writable: true }, onReady),
+        watchReadable: (onReady) => watchDescriptor(koffi, fd, "readable", () => onReady()),
+        watchWritable: (onReady) => watchDescriptor(koffi, sendFd, "writable", (isError) => onReady(!isError)),
         close() {
           closeSync(sendFd);
           return new Promise((resolve) => {
@@ -208,26 +192,4 @@ function socketAddress(interfaceIndex: number, { rx, tx }: IsoTpSocketOptions): 
   address.writeUInt32LE(wide(rx), layout["can_addr.tp.rx_id"]);
   address.writeUInt32LE(wide(tx), layout["can_addr.tp.tx_id"]);
   return address;
-}
-
-function watch(
-  koffi: Koffi,
-  fd: number,
-  what: { readable?: boolean; writable?: boolean },
-  onReady: (isWritable: boolean) => void,
-): () => void {
-  let closed = false;
-  // koffi 3.3 hands over libuv's status first, other than its types say.
-  const ready = ((status: number, events: { writable: boolean }) => {
-    onReady(status >= 0 && events.writable);
-    // libuv stops to watch a descriptor that has an error (UV_EBADF), were it a passing one.
-    if (status < 0 && !closed) poll.start(what, ready);
-  }) as unknown as () => void;
-  const poll = koffi.node.poll(fd, what, ready);
-  poll.unref();
-  return () => {
-    if (closed) return;
-    closed = true;
-    poll.close();
-  };
 }

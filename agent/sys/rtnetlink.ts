@@ -2,15 +2,14 @@ import { closeSync } from "node:fs";
 import { readCanLink, writeCanLinkChange, ifinfomsg, type CanLink, type CanLinkChange } from "./can-link.ts";
 import { loadKoffi, systemError } from "./native.ts";
 import { readAttributes, readMessages, textOf, writeMessage } from "./netlink-messages.ts";
+import { socketCalls, SOCK_RAW, SOL_SOCKET } from "./sockets.ts";
 
 /** Asks the kernel for its CAN interfaces and changes them. Numbers: linux/netlink.h, linux/rtnetlink.h. */
 
 const AF_NETLINK = 16;
-const SOCK_RAW = 3;
-const SOCK_CLOEXEC = 0o2000000;
 const NETLINK_ROUTE = 0;
 const [SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK] = [270, 10, 11];
-const [SOL_SOCKET, SO_RCVTIMEO] = [1, 20];
+const SO_RCVTIMEO = 20;
 const [RTM_NEWLINK, RTM_GETLINK] = [16, 18];
 const [NLMSG_ERROR, NLMSG_DONE] = [2, 3];
 const [NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP] = [0x1, 0x4, 0x300];
@@ -29,38 +28,25 @@ export interface CanLinks {
 
 /** @throws AgentError E_UNSUPPORTED where native code cannot be loaded. */
 export async function loadCanLinks(): Promise<CanLinks> {
-  const koffi = await loadKoffi();
-  const libc = koffi.load(null);
-  const socket = libc.func("int socket(int domain, int type, int protocol)") as (...args: number[]) => number;
-  const setsockopt = libc.func("int setsockopt(int fd, int level, int name, const void *value, uint32_t length)") as (
-    ...args: [fd: number, level: number, name: number, value: Buffer, length: number]
-  ) => number;
-  const send = libc.func("long send(int fd, const void *bytes, size_t length, int flags)") as (
-    ...args: [fd: number, bytes: Buffer, length: number, flags: number]
-  ) => number;
-  const recv = libc.func("long recv(int fd, void *bytes, size_t length, int flags)") as (
-    ...args: [fd: number, bytes: Buffer, length: number, flags: number]
-  ) => number;
+  const sockets = socketCalls(await loadKoffi());
 
   /** The kernel answers while it is asked, so nothing here waits; the time limit is for what cannot happen. */
   const ask = (type: number, flags: number, body: Buffer, what: string): Buffer[] => {
-    const fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-    if (fd === -1) throw systemError(koffi.errno(), "open a netlink socket");
+    const fd = sockets.open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE, "open a netlink socket");
     try {
-      const one = Buffer.from([1, 0, 0, 0]);
-      // Both are younger than netlink; without them errors have less words.
-      setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, one, one.length);
-      setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, one, one.length);
+      // Since Linux 4.12; without them errors have less words.
+      sockets.setOption(fd, SOL_NETLINK, NETLINK_CAP_ACK, 1, "have short errors");
+      sockets.setOption(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1, "have errors in words");
       const oneSecond = Buffer.alloc(16);
       oneSecond.writeBigInt64LE(1n, 0);
-      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, oneSecond, oneSecond.length);
-      const request = writeMessage(type, NLM_F_REQUEST | flags, 1, body);
-      if (send(fd, request, request.length, 0) === -1) throw systemError(koffi.errno(), what);
+      sockets.setOption(fd, SOL_SOCKET, SO_RCVTIMEO, oneSecond, "limit the wait");
+      const sent = sockets.send(fd, writeMessage(type, NLM_F_REQUEST | flags, 1, body));
+      if (sent < 0) throw systemError(-sent, what);
       const answers: Buffer[] = [];
       const buffer = Buffer.alloc(datagramBytes);
       for (;;) {
-        const length = recv(fd, buffer, buffer.length, 0);
-        if (length <= 0) throw systemError(koffi.errno(), what);
+        const length = sockets.receive(fd, buffer);
+        if (length <= 0) throw systemError(-length, what);
         for (const message of readMessages(Buffer.from(buffer.subarray(0, length)))) {
           if (message.type === NLMSG_DONE) return answers;
           if (message.type === NLMSG_ERROR) {

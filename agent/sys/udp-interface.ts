@@ -1,13 +1,10 @@
 import { closeSync } from "node:fs";
-import { loadKoffi, systemError, type Koffi } from "./native.ts";
+import { loadKoffi, systemError } from "./native.ts";
+import { socketCalls, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET } from "./sockets.ts";
 
 /** IPv4 UDP sockets that are bound to one network interface, which dgram cannot make. Numbers: asm-generic/socket.h, linux/sockios.h (x86, ARM, RISC-V). */
 
 const AF_INET = 2;
-const SOCK_DGRAM = 2;
-const SOCK_CLOEXEC = 0o2000000;
-const SOCK_NONBLOCK = 0o4000;
-const SOL_SOCKET = 1;
 const SO_BROADCAST = 6;
 const SO_BINDTODEVICE = 25;
 const SIOCGIFADDR = 0x8915;
@@ -44,22 +41,18 @@ export interface InterfaceUdp {
 /** @throws AgentError E_UNSUPPORTED where native code cannot be loaded. */
 export async function loadInterfaceUdp(): Promise<InterfaceUdp> {
   const koffi = await loadKoffi();
-  const calls = declare(koffi);
-  const check = (result: number, call: string) => {
-    if (result === -1) throw systemError(koffi.errno(), call);
-    return result;
-  };
-  const open = () => check(calls.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), "socket");
+  const sockets = socketCalls(koffi);
+  const ioctl = koffi.load(null).func("int ioctl(int fd, unsigned long request, ...)") as (
+    ...args: unknown[]
+  ) => number;
+  const open = () => sockets.open(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0, "socket");
   return {
     open({ device, address, port }) {
       const fd = open();
       try {
-        const name = Buffer.from(`${device}\0`);
-        check(calls.setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, name.length), `bind to ${device}`);
-        const on = Buffer.alloc(4);
-        on.writeInt32LE(1);
-        check(calls.setsockopt(fd, SOL_SOCKET, SO_BROADCAST, on, on.length), "allow broadcast");
-        check(calls.bind(fd, sockaddr(address, port), sockaddrBytes), "bind");
+        sockets.setOption(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`), `bind to ${device}`);
+        sockets.setOption(fd, SOL_SOCKET, SO_BROADCAST, 1, "allow broadcast");
+        sockets.bind(fd, sockaddr(address, port), "bind");
         return fd;
       } catch (error) {
         closeSync(fd);
@@ -72,7 +65,8 @@ export async function loadInterfaceUdp(): Promise<InterfaceUdp> {
         const ask = (request: number) => {
           const ifreq = Buffer.alloc(ifreqBytes);
           ifreq.write(device, 0, nameBytes - 1, "latin1");
-          check(calls.ioctl(fd, request, "void *", ifreq), "address of interface");
+          const result = ioctl(fd, request, "void *", ifreq);
+          if (result === -1) throw systemError(koffi.errno(), "address of interface");
           return ifreq.subarray(nameBytes + 4, nameBytes + 8).join(".");
         };
         return { address: ask(SIOCGIFADDR), netmask: ask(SIOCGIFNETMASK) };
@@ -80,20 +74,6 @@ export async function loadInterfaceUdp(): Promise<InterfaceUdp> {
         closeSync(fd);
       }
     },
-  };
-}
-
-function declare(koffi: Koffi) {
-  const libc = koffi.load(null);
-  return {
-    socket: libc.func("int socket(int domain, int type, int protocol)") as (...args: number[]) => number,
-    setsockopt: libc.func("int setsockopt(int fd, int level, int name, const void *value, unsigned int size)") as (
-      ...args: [fd: number, level: number, name: number, value: Buffer, size: number]
-    ) => number,
-    bind: libc.func("int bind(int fd, const void *address, unsigned int size)") as (
-      ...args: [fd: number, address: Buffer, size: number]
-    ) => number,
-    ioctl: libc.func("int ioctl(int fd, unsigned long request, ...)") as (...args: unknown[]) => number,
   };
 }
 

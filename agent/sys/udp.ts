@@ -2,7 +2,8 @@ import { closeSync } from "node:fs";
 import { isIPv6 } from "node:net";
 import { endianness } from "node:os";
 import { AgentError } from "../driver/errors.ts";
-import { loadKoffi, systemError } from "./native.ts";
+import { loadKoffi } from "./native.ts";
+import { socketCalls, SOCK_DGRAM, SOCK_NONBLOCK } from "./sockets.ts";
 
 /**
  * UDP sockets of Linux that send many packets with one system call. Numbers: asm-generic/socket.h and fcntl.h,
@@ -10,9 +11,6 @@ import { loadKoffi, systemError } from "./native.ts";
  */
 
 const [AF_INET, AF_INET6] = [2, 10];
-const SOCK_DGRAM = 2;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
 const [IPPROTO_IPV6, IPV6_V6ONLY] = [41, 26];
 const [SOL_UDP, UDP_SEGMENT] = [17, 103];
 
@@ -67,14 +65,8 @@ export async function loadUdp(): Promise<UdpCalls> {
   if (process.platform !== "linux" || endianness() !== "LE" || koffi.sizeof("void *") !== 8) {
     throw new AgentError("E_UNSUPPORTED", "many packets at once are sent on 64-bit Linux only");
   }
+  const sockets = socketCalls(koffi);
   const libc = koffi.load(null);
-  const socket = libc.func("int socket(int domain, int type, int protocol)") as (...args: number[]) => number;
-  const bind = libc.func("int bind(int fd, const void *address, uint32_t length)") as (
-    ...args: [fd: number, address: Buffer, length: number]
-  ) => number;
-  const setsockopt = libc.func("int setsockopt(int fd, int level, int name, const void *value, uint32_t length)") as (
-    ...args: [fd: number, level: number, name: number, value: Buffer, length: number]
-  ) => number;
   const sendmmsg = libc.func("int sendmmsg(int fd, void *messages, uint32_t count, int flags)") as (
     ...args: [fd: number, messages: Buffer, count: number, flags: number]
   ) => number;
@@ -104,14 +96,15 @@ export async function loadUdp(): Promise<UdpCalls> {
   return {
     bind(address, port) {
       const name = socketAddress(address, port);
-      const fd = socket(isIPv6(address) ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-      if (fd === -1) throw systemError(koffi.errno(), "socket");
-      const one = Buffer.from([1, 0, 0, 0]);
-      if (isIPv6(address)) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, one, one.length);
-      if (bind(fd, name, name.length) === 0) return fd;
-      const error = systemError(koffi.errno(), "bind");
-      closeSync(fd);
-      throw error;
+      const fd = sockets.open(isIPv6(address) ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0, "socket");
+      try {
+        if (isIPv6(address)) sockets.setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, "take IPv6 only");
+        sockets.bind(fd, name, "bind");
+        return fd;
+      } catch (error) {
+        closeSync(fd);
+        throw error;
+      }
     },
 
     sender(fd, address, port) {

@@ -1,13 +1,12 @@
 import { closeSync, readSync } from "node:fs";
 import { isSystemError } from "../driver/errors.ts";
-import { loadKoffi, systemError } from "./native.ts";
+import { loadKoffi } from "./native.ts";
+import { watchDescriptor } from "./poll.ts";
+import { socketCalls, SOCK_NONBLOCK, SOCK_RAW } from "./sockets.ts";
 
-/** What the kernel tells of devices that come and go. Numbers: linux/netlink.h, asm-generic/socket.h; layout: struct sockaddr_nl. */
+/** What the kernel tells of devices that come and go. Numbers: linux/netlink.h; layout: struct sockaddr_nl. */
 
 const AF_NETLINK = 16;
-const SOCK_RAW = 3;
-const SOCK_CLOEXEC = 0o2000000;
-const SOCK_NONBLOCK = 0o4000;
 const NETLINK_KOBJECT_UEVENT = 15;
 /** The kernel's own messages; udev sends its own to group 2. */
 const kernelGroup = 1;
@@ -37,23 +36,19 @@ export function parseUevent(message: Buffer): Uevent | undefined {
  */
 export async function watchUevents(onEvent: (event: Uevent) => void): Promise<() => void> {
   const koffi = await loadKoffi();
-  const libc = koffi.load(null);
-  const socket = libc.func("int socket(int domain, int type, int protocol)") as (...args: number[]) => number;
-  const bind = libc.func("int bind(int fd, const void *address, unsigned int size)") as (
-    ...args: [fd: number, address: Buffer, size: number]
-  ) => number;
-  const fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
-  if (fd === -1) throw systemError(koffi.errno(), "socket of uevents");
-  const address = Buffer.alloc(sockaddrBytes);
-  address.writeUInt16LE(AF_NETLINK, 0);
-  address.writeUInt32LE(kernelGroup, 8);
-  if (bind(fd, address, address.length) === -1) {
-    const error = systemError(koffi.errno(), "bind to uevents");
+  const sockets = socketCalls(koffi);
+  const fd = sockets.open(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT, "socket of uevents");
+  try {
+    const address = Buffer.alloc(sockaddrBytes);
+    address.writeUInt16LE(AF_NETLINK, 0);
+    address.writeUInt32LE(kernelGroup, 8);
+    sockets.bind(fd, address, "bind to uevents");
+  } catch (error) {
     closeSync(fd);
     throw error;
   }
   const buffer = Buffer.alloc(longestMessageBytes);
-  const poll = koffi.node.poll(fd, { readable: true }, () => {
+  const unwatch = watchDescriptor(koffi, fd, "readable", () => {
     for (;;) {
       let length: number;
       try {
@@ -68,9 +63,8 @@ export async function watchUevents(onEvent: (event: Uevent) => void): Promise<()
       if (event !== undefined) onEvent(event);
     }
   });
-  poll.unref();
   return () => {
-    poll.close();
+    unwatch();
     closeSync(fd);
   };
 }

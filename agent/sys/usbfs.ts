@@ -1,7 +1,8 @@
 import { close, constants, open } from "node:fs";
 import { promisify } from "node:util";
 import { AgentError, DeviceOffline, isSystemError } from "../driver/errors.ts";
-import { loadKoffi, systemError } from "./native.ts";
+import { asyncIoctl } from "./ioctl.ts";
+import { loadKoffi } from "./native.ts";
 import { describeUsb, type UsbDevice } from "./usb-devices.ts";
 
 /** USB devices through the kernel's usbfs (linux/usbdevice_fs.h): control transfers, and who has an interface. */
@@ -66,11 +67,12 @@ export function usbNode({ busNumber, deviceNumber }: Pick<UsbDevice, "busNumber"
 
 /**
  * Opens a USB device. Transfers wait on a thread of their own, not in the event loop.
- * @throws DeviceOffline when it has gone; AgentError E_IO naming the device when this user may not
+ * @throws DeviceOffline when it has gone; AgentError E_IO naming the device when this user may not, E_UNSUPPORTED on 32-bit systems
  */
 export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
   const koffi = await loadKoffi();
-  const libc = koffi.load(null);
+  if (koffi.sizeof("void *") !== 8)
+    throw new AgentError("E_UNSUPPORTED", "USB devices are driven on 64-bit Linux only");
   const name = describeUsb(device);
   const node = usbNode(device);
   const fd = await promisify(open)(node, constants.O_RDWR).catch((error: unknown) => {
@@ -81,20 +83,15 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
     }
     throw error;
   });
-  // Declared without the dots of its prototype, which koffi cannot call on a thread; integers and pointers are passed alike.
-  const ioctl = libc.func("int ioctl(int fd, unsigned long request, void *argument)");
-  const call = (request: number, what: string, argument: Buffer | null): Promise<number> =>
-    new Promise((resolve, reject) => {
-      ioctl.async(fd, request, argument, (error: Error | null, result: number) => {
-        const errno = koffi.errno();
-        if (error !== null) reject(error);
-        else if (result !== -1) resolve(result);
-        else {
-          const failure = systemError(errno, `${what} of ${name}`);
-          reject(gone.has(failure.code ?? "") ? new DeviceOffline(`${name} has gone`, { cause: failure }) : failure);
-        }
-      });
-    });
+  const ioctl = asyncIoctl(koffi);
+  const call = async (request: number, what: string, argument: Buffer | bigint): Promise<number> => {
+    try {
+      return await ioctl(fd, request, `${what} of ${name}`, argument);
+    } catch (error) {
+      if (isSystemError(error) && gone.has(error.code)) throw new DeviceOffline(`${name} has gone`, { cause: error });
+      throw error;
+    }
+  };
 
   const control = async (setup: Setup, data: Buffer, timeoutMs: number): Promise<number> => {
     const at = layout.ctrltransfer;
@@ -158,7 +155,7 @@ export async function openUsb(device: UsbDevice): Promise<UsbHandle> {
     detachDriver: (interfaceNumber) =>
       toDriver(interfaceNumber, requests.USBDEVFS_DISCONNECT, "detach driver", "ENODATA"),
     attachDriver: (interfaceNumber) => toDriver(interfaceNumber, requests.USBDEVFS_CONNECT, "attach driver", "EBUSY"),
-    reset: async () => void (await call(requests.USBDEVFS_RESET, "reset", null)),
+    reset: async () => void (await call(requests.USBDEVFS_RESET, "reset", 0n)),
     close: () => promisify(close)(fd),
   };
 }

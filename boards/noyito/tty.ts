@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import { loadKoffi } from "../../agent/sys/native.ts";
+import { watchDescriptor } from "../../agent/sys/poll.ts";
 import { loadTermios } from "../../agent/sys/termios.ts";
 import { baudRate, longestAnswerBytes, serialStatusQuery } from "./protocol.ts";
 import type { Board } from "./relay.ts";
@@ -72,13 +73,13 @@ export async function openBoard(port: string, signal: AbortSignal): Promise<Open
       const over = (settle: () => void) => {
         clearTimeout(timer);
         signal.removeEventListener("abort", onAbort);
-        poll.close();
+        unwatch();
         settle();
       };
       const onAbort = () => over(() => reject(signal.reason as Error));
       const timer = setTimeout(() => over(() => resolve("")), waitMs);
       signal.addEventListener("abort", onAbort);
-      const poll = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
+      const unwatch = watchDescriptor(koffi, fd, "readable", () => {
         try {
           const text = readNow();
           if (text !== "") over(() => resolve(text));

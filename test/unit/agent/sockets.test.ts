@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { closeSync } from "node:fs";
+import { constants } from "node:os";
+import { test } from "node:test";
+import { loadKoffi } from "../../../agent/sys/native.ts";
+import { socketCalls, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET } from "../../../agent/sys/sockets.ts";
+import { cValues } from "../../sim/c-values.ts";
+
+const [AF_NETLINK, NETLINK_ROUTE, SO_RCVBUF] = [16, 0, 8];
+
+test("numbers of sockets are C's", (t) => {
+  assert.deepEqual(
+    cValues(t, ["sys/socket.h"], ["SOCK_DGRAM", "SOCK_RAW", "SOCK_NONBLOCK", "SOL_SOCKET", "AF_NETLINK", "SO_RCVBUF"]),
+    [SOCK_DGRAM, SOCK_RAW, SOCK_NONBLOCK, SOL_SOCKET, AF_NETLINK, SO_RCVBUF],
+  );
+});
+
+test("a refused call has the system's error, and one that would wait says so by its number", async () => {
+  const sockets = socketCalls(await loadKoffi());
+  assert.throws(() => sockets.open(255, SOCK_RAW, 0, "open it"), { code: "EAFNOSUPPORT", syscall: "open it" });
+  const fd = sockets.open(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE, "open it");
+  try {
+    sockets.setOption(fd, SOL_SOCKET, SO_RCVBUF, 65_536, "have room");
+    assert.throws(() => sockets.setOption(fd, SOL_SOCKET, 9_999, 1, "have more"), { code: "ENOPROTOOPT" });
+    assert.throws(() => sockets.bind(fd, Buffer.alloc(2), "bind it"), { code: "EINVAL", syscall: "bind it" });
+    assert.equal(sockets.receive(fd, Buffer.alloc(16)), -constants.errno.EAGAIN);
+  } finally {
+    closeSync(fd);
+  }
+  assert.equal(sockets.send(fd, Buffer.alloc(1)), -constants.errno.EBADF);
+});
