@@ -1,27 +1,41 @@
-import { watchUevents } from "../sys/uevents.ts";
+import { watchPlugs } from "../sys/plug-events.ts";
 import type { Logger } from "./log.ts";
 
-/** After the last of a burst of events: one plug makes dozens, and nodes in /dev come a moment later. */
+/** One plug makes dozens of events, and nodes in /dev come a moment later. */
 const settleMs = 100;
-/** How often it is looked without an event: where the kernel's events cannot be had, or a device needs a while to answer. */
-const lookAgainMs = 2_000;
+/** What is offline is looked for without an event, too: a device may need a while until it answers. */
+const lookForOfflineMs = 2_000;
+/** What works is looked at without an event, too, but seldom: in some containers events never come. */
+const lookAtAllMs = 30_000;
 
-/** Calls back when devices may have come or gone, and every two seconds. One for all exporters of a process. */
+/** Which drivers are to look at their devices. */
+export type Look = "all" | "offline";
+
+type Watch = (onChange: () => void) => Promise<() => void>;
+
+/** Calls back when devices may have come or gone. One for all exporters of a process. */
 export class HotPlug {
   readonly #log: Logger;
-  readonly #listeners = new Set<() => void>();
-  #stop: Promise<() => void> | undefined;
+  readonly #watchEvents: Watch;
+  readonly #listeners = new Set<(look: Look) => void>();
+  #watching: { readonly stop: Promise<() => void>; readonly timers: readonly NodeJS.Timeout[] } | undefined;
   #settling: NodeJS.Timeout | undefined;
-  #again: NodeJS.Timeout | undefined;
 
-  constructor(log: Logger) {
+  constructor(log: Logger, watchEvents: Watch = watchPlugs) {
     this.#log = log;
+    this.#watchEvents = watchEvents;
   }
 
   /** @returns takes it back */
-  listen(listener: () => void): () => void {
+  listen(listener: (look: Look) => void): () => void {
     this.#listeners.add(listener);
-    this.#stop ??= this.#watch();
+    this.#watching ??= {
+      stop: this.#watch(),
+      timers: [
+        setInterval(() => this.#tell("offline"), lookForOfflineMs).unref(),
+        setInterval(() => this.#tell("all"), lookAtAllMs).unref(),
+      ],
+    };
     return () => {
       this.#listeners.delete(listener);
       if (this.#listeners.size === 0) this.close();
@@ -30,25 +44,27 @@ export class HotPlug {
 
   close(): void {
     clearTimeout(this.#settling);
-    clearInterval(this.#again);
-    void this.#stop?.then((stop) => stop());
-    this.#stop = undefined;
+    this.#settling = undefined;
+    for (const timer of this.#watching?.timers ?? []) clearInterval(timer);
+    void this.#watching?.stop.then((stop) => stop());
+    this.#watching = undefined;
   }
 
   async #watch(): Promise<() => void> {
-    this.#again = setInterval(() => this.#changed(), lookAgainMs).unref();
     try {
-      return await watchUevents(() => {
-        clearTimeout(this.#settling);
-        this.#settling = setTimeout(() => this.#changed(), settleMs).unref();
+      return await this.#watchEvents(() => {
+        this.#settling ??= setTimeout(() => {
+          this.#settling = undefined;
+          this.#tell("all");
+        }, settleMs).unref();
       });
     } catch (error) {
-      this.#log.debug(`no events of devices, they are looked for every ${lookAgainMs / 1_000} s: ${String(error)}`);
+      this.#log.debug(`no events of devices, they are looked at every ${lookAtAllMs / 1_000} s: ${String(error)}`);
       return () => {};
     }
   }
 
-  #changed(): void {
-    for (const listener of this.#listeners) listener();
+  #tell(look: Look): void {
+    for (const listener of this.#listeners) listener(look);
   }
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "./errors.ts";
-import { HotPlug } from "./hot-plug.ts";
+import { HotPlug, type Look } from "./hot-plug.ts";
 import { LiveDriver, type TreeEnvironment } from "./live-driver.ts";
 import type { PlannedDriver } from "./plan.ts";
 import { compareTrees, type DriverChange } from "./replan.ts";
@@ -24,7 +24,8 @@ export class DriverTree {
   /** Settles when no replan is under way. */
   #replanned: Promise<unknown> = Promise.resolve();
   #unplug: (() => void) | undefined;
-  #looking: "no" | "once" | "again" = "no";
+  /** What is being looked at, and what is to be looked at after that. */
+  #looking: { next: Look | undefined } | undefined;
 
   constructor(planned: PlannedDriver, environment: TreeEnvironment) {
     this.environment = environment;
@@ -162,17 +163,26 @@ export class DriverTree {
     const [first] = this.#drivers.filter(({ planned }) => planned.driver.hotPlugged === true);
     if (first === undefined) return;
     const hotPlug = this.environment.onHost.get("hot plug", first, () => new HotPlug(this.#root.log));
-    this.#unplug = hotPlug.listen(() => void this.#look());
+    this.#unplug = hotPlug.listen((look) => void this.#look(look));
   }
 
-  async #look(): Promise<void> {
-    const busy = this.#looking !== "no";
-    this.#looking = busy ? "again" : "once";
-    if (busy) return;
-    while (this.#looking !== "no") {
-      for (const driver of this.#drivers) await driver.look();
+  async #look(look: Look): Promise<void> {
+    if (this.#looking !== undefined) {
       // What was plugged in meanwhile may have been passed over.
-      this.#looking = this.#looking === "again" ? "once" : "no";
+      if (this.#looking.next !== "all") this.#looking.next = look;
+      return;
+    }
+    const looking = (this.#looking = { next: look as Look | undefined });
+    try {
+      while (looking.next !== undefined) {
+        const now = looking.next;
+        looking.next = undefined;
+        for (const driver of this.#drivers) {
+          if (now === "all" || driver.offlineReason !== undefined) await driver.look();
+        }
+      }
+    } finally {
+      this.#looking = undefined;
     }
   }
 

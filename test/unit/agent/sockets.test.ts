@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { test } from "node:test";
@@ -29,3 +30,23 @@ test("a refused call has the system's error, and one that would wait says so by 
   }
   assert.equal(sockets.send(fd, Buffer.alloc(1)), -constants.errno.EBADF);
 });
+
+test(
+  "a network link that is set up is told",
+  { skip: process.getuid?.() !== 0 && "needs root (network namespaces)" },
+  () => {
+    const script = `
+    import { execFileSync } from "node:child_process";
+    import { watchPlugs } from "./agent/sys/plug-events.ts";
+    const late = setTimeout(() => {}, 5_000);
+    const stop = await watchPlugs(() => {
+      console.log("told");
+      clearTimeout(late);
+      stop();
+    });
+    execFileSync("ip", ["link", "set", "lo", "up"]);
+  `;
+    const words = ["--net", process.execPath, "--import", "tsx", "--input-type=module", "--eval", script];
+    assert.match(execFileSync("unshare", words, { encoding: "utf8" }), /told/);
+  },
+);

@@ -3,7 +3,6 @@ import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { DeviceOffline } from "../../../agent/driver/errors.ts";
-import { parseUevent } from "../../../agent/sys/uevents.ts";
 import { describeUsb, listUsbDevices, nodesBelow } from "../../../agent/sys/usb-devices.ts";
 import { layout, openUsb, requests } from "../../../agent/sys/usbfs.ts";
 import { chooseDevice, type Fingerprint } from "../../../boards/usb/match.ts";
@@ -166,10 +165,4 @@ test("a device that has gone is offline, by its name", async (t) => {
     openUsb({ ...device, busNumber: 250 }),
     (error) => error instanceof DeviceOffline && error.message === "04e8:6001 sd-wire, serial x, at 1-2 has gone",
   );
-});
-
-test("messages of the kernel are told from others", () => {
-  const message = Buffer.from("add@/devices/pci/usb1/1-2\0ACTION=add\0SUBSYSTEM=usb\0SEQNUM=7\0");
-  assert.deepEqual(parseUevent(message), { action: "add", path: "/devices/pci/usb1/1-2", subsystem: "usb" });
-  assert.equal(parseUevent(Buffer.from("libudev\0\xfe\xed")), undefined);
 });
