@@ -14,7 +14,7 @@ const fileLimitMs = 300_000;
 
 const only = process.env["KERNEL_ONLY"]?.split(",");
 const files = readdirSync("test/kernel/guest", { withFileTypes: true })
-  .filter((entry) => entry.isFile())
+  .filter((entry) => entry.isFile() && entry.name.endsWith(".ts"))
   .map((entry) => basename(entry.name, ".ts"))
   .filter((name) => only?.includes(name) ?? true);
 
