@@ -1,8 +1,10 @@
 import { watchPlugs } from "../sys/plug-events.ts";
 import type { Logger } from "./log.ts";
 
-/** One plug makes dozens of events, and nodes in /dev come a moment later. */
+/** After the last of a burst: one plug makes dozens of events, and the node in /dev comes with one of the last. */
 const settleMs = 100;
+/** A device that never settles must not hide the others. */
+const longestBurstMs = 1_000;
 /** What is offline is looked for without an event, too: a device may need a while until it answers. */
 const lookForOfflineMs = 2_000;
 /** What works is looked at without an event, too, but seldom: in some containers events never come. */
@@ -20,6 +22,8 @@ export class HotPlug {
   readonly #listeners = new Set<(look: Look) => void>();
   #watching: { readonly stop: Promise<() => void>; readonly timers: readonly NodeJS.Timeout[] } | undefined;
   #settling: NodeJS.Timeout | undefined;
+  /** When the burst began that is settling. */
+  #burstSinceMs: number | undefined;
 
   constructor(log: Logger, watchEvents: Watch = watchPlugs) {
     this.#log = log;
@@ -44,7 +48,7 @@ export class HotPlug {
 
   close(): void {
     clearTimeout(this.#settling);
-    this.#settling = undefined;
+    this.#burstSinceMs = undefined;
     for (const timer of this.#watching?.timers ?? []) clearInterval(timer);
     void this.#watching?.stop.then((stop) => stop());
     this.#watching = undefined;
@@ -53,8 +57,12 @@ export class HotPlug {
   async #watch(): Promise<() => void> {
     try {
       return await this.#watchEvents(() => {
-        this.#settling ??= setTimeout(() => {
-          this.#settling = undefined;
+        const now = performance.now();
+        this.#burstSinceMs ??= now;
+        if (now - this.#burstSinceMs > longestBurstMs) return;
+        clearTimeout(this.#settling);
+        this.#settling = setTimeout(() => {
+          this.#burstSinceMs = undefined;
           this.#tell("all");
         }, settleMs).unref();
       });

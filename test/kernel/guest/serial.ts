@@ -1,6 +1,7 @@
 // Consoles on USB adapters that are pulled out, and one whose line is bad.
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { readdirSync } from "node:fs";
 import { mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -64,6 +65,8 @@ test("an adapter is pulled out of an open console: its reader is told, the recor
   );
 
   await adapter.plug();
+  // How long an emulated kernel takes to find it is not ours to answer for.
+  await waitFor("the kernel has it again", () => readdirSync("/sys/class/tty").some((name) => name.startsWith("ttyUSB")));
   const backMs = performance.now();
   await waitFor("it records again", async () => (await state().catch(() => undefined)) === "recording");
   const tookMs = performance.now() - backMs;
