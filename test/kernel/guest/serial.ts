@@ -66,7 +66,9 @@ test("an adapter is pulled out of an open console: its reader is told, the recor
 
   await adapter.plug();
   // How long an emulated kernel takes to find it is not ours to answer for.
-  await waitFor("the kernel has it again", () => readdirSync("/sys/class/tty").some((name) => name.startsWith("ttyUSB")));
+  await waitFor("the kernel has it again", () =>
+    readdirSync("/sys/class/tty").some((name) => name.startsWith("ttyUSB")),
+  );
   const backMs = performance.now();
   await waitFor("it records again", async () => (await state().catch(() => undefined)) === "recording");
   const tookMs = performance.now() - backMs;
