@@ -1,7 +1,7 @@
 import type { Duplex } from "node:stream";
 import * as z from "zod";
 import type { Call } from "./driver.ts";
-import { AgentError, toAgentError } from "./errors.ts";
+import { AgentError, DeviceOffline, toAgentError } from "./errors.ts";
 import type { Method, Unsupported } from "./interface.ts";
 import type { LiveDriver } from "./live-driver.ts";
 
@@ -79,6 +79,8 @@ export async function invokeUnary(
     return checkResult(declared.result, await code(call, ...checked), method);
   } catch (thrown) {
     driver.events.tell({ kind: "failed", ...named, reason: toAgentError(thrown).message });
+    // Not every device that goes is told by the kernel.
+    if (thrown instanceof DeviceOffline) void driver.look();
     throw thrown;
   }
 }

@@ -106,5 +106,6 @@ test("a serial board that is unplugged is offline, and back by itself", { skip: 
   await eventually("it is there", () => reason() === "");
   assert.equal(await exporter.relay("relay").status(), "off");
   rmSync(port);
-  await eventually("it is offline", () => reason() !== "");
+  await assert.rejects(async () => exporter.relay("relay").status(), { code: "E_DEVICE_OFFLINE" });
+  await eventually("it is offline, as a call has found out", () => reason() !== "");
 });
