@@ -58,9 +58,10 @@ results.push({
 if (tested.status !== 0) failures.push("npm test with 90 % of the lines covered");
 
 suite("conformance");
-heading("unit, faults and fuzz on Node 24");
+// What differs between releases of Node is its API, which fuzzed decoders do not use.
+heading("unit and faults on Node 24");
 const node24 = ["npx", "--yes", "-p", "node@24", "node"];
-for (const name of ["unit", "faults", "fuzz"]) suite(name, { node: node24 });
+for (const name of ["unit", "faults"]) suite(name, { node: node24 });
 step("the demo", "npm", "run", "demo");
 step("bench, the quick form", "npm", "run", "bench", "--", "--quick");
 
