@@ -56,8 +56,8 @@ test("j serial log prints the record of the lease", { skip: noPtys }, async (t) 
 
 test("jmp-agent console prints what agents have recorded, also when they are dead", { skip: noPtys }, async (t) => {
   const { agent, onHost } = await bootedBoard(t);
-  assert.match((await onHost()).stdout, /^ *test +serial +1 KiB\n$/);
   await eventually("it is in the files", async () => (await onHost("test")).stdout.includes("login:"));
+  assert.match((await onHost()).stdout, /^ *test +serial +1 KiB\n$/);
   agent.child.kill("SIGKILL");
   await once(agent.child, "exit");
   const { code, stdout } = await onHost("test", "serial");
