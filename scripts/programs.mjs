@@ -39,6 +39,8 @@ const packages = {
   i2cset: "i2c-tools",
   isotpsend: "can-utils",
   openssl: "openssl",
+  cc: "gcc",
+  "/usr/include/stdio.h": "libc6-dev",
   python3: "python3-venv",
   mkfs: "e2fsprogs",
   losetup: "mount",

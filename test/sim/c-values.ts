@@ -2,7 +2,12 @@ import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
+import { missingPrograms } from "../../scripts/programs.mjs";
 import { scratch } from "./agent.ts";
+
+/** For `skip`: why C cannot be asked here, or false. */
+export const noCompiler =
+  missingPrograms(["cc", "/usr/include/stdio.h"]).length > 0 ? "there is no C compiler, or no headers for it" : false;
 
 /** Compiles C expressions against the system's headers and evaluates them, so that numbers and layouts are those of C. */
 export function cValues(t: TestContext, headers: readonly string[], expressions: readonly string[]): number[] {

@@ -12,12 +12,9 @@ import {
   writeMessage,
 } from "../../../agent/sys/netlink-messages.ts";
 import { loadCanLinks, readError } from "../../../agent/sys/rtnetlink.ts";
-import { missingPrograms } from "../../../scripts/programs.mjs";
-import { cValues, layoutExpressions } from "../../sim/c-values.ts";
+import { cValues, layoutExpressions, noCompiler } from "../../sim/c-values.ts";
 
-const withoutCompiler = missingPrograms(["cc"]).length > 0 ? "cc is not installed" : false;
-
-test("the structures are laid out as C lays them out", { skip: withoutCompiler }, (t) => {
+test("the structures are laid out as C lays them out", { skip: noCompiler }, (t) => {
   const structures = { ...canLayout, ...canStructures, ifinfomsg, nlmsghdr, rtattr };
   const headers = ["sys/socket.h", "time.h", "linux/can.h", "linux/can/netlink.h", "linux/rtnetlink.h"];
   const expected: [string, number][] = [];

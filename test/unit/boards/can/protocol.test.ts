@@ -12,14 +12,12 @@ import {
   fdLengthFor,
   passes,
 } from "../../../../boards/can/protocol.ts";
-import { missingPrograms } from "../../../../scripts/programs.mjs";
-import { cValues, layoutExpressions } from "../../../sim/c-values.ts";
+import { cValues, layoutExpressions, noCompiler } from "../../../sim/c-values.ts";
 import { frameOf } from "../../../sim/can-frames.ts";
 
-const withoutCompiler = missingPrograms(["cc"]).length > 0 ? "cc is not installed" : false;
 const arrival = { timestampS: 12.5, channel: "can0", sentHere: false };
 
-test("frames are laid out as C lays them out", { skip: withoutCompiler }, (t) => {
+test("frames are laid out as C lays them out", { skip: noCompiler }, (t) => {
   const values = cValues(
     t,
     ["linux/can.h", "linux/can/raw.h"],
