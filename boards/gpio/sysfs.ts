@@ -82,10 +82,17 @@ async function findChip({ device, line }: Wanted, roots: Roots): Promise<SysfsCh
 
 /**
  * Takes a line. It stays as it is until it is set or listened to.
+ * @param beyond why the line cannot be had as it is configured; thrown where there is a chip
  * @throws DeviceOffline when its chip is missing, or somebody else has the line
  */
-export async function openSysfsLine(wanted: Wanted, activeLow: boolean, roots: Roots): Promise<SysfsLine> {
+export async function openSysfsLine(
+  wanted: Wanted,
+  activeLow: boolean,
+  roots: Roots,
+  beyond?: Error,
+): Promise<SysfsLine> {
   const chip = await findChip(wanted, roots);
+  if (beyond !== undefined) throw beyond;
   const offset = Number(wanted.line);
   const where = `${chip.name} [${chip.label}]`;
   if (offset >= chip.lines) {

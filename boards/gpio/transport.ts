@@ -54,8 +54,8 @@ export async function openOutput(
       };
     },
     async () => {
-      if (bias !== "as_is" || drive !== "push_pull") throw needsCharacterDevice("bias and drive");
-      return { ...(await openSysfsLine(wanted, activeLow, roots)), name: undefined };
+      const beyond = bias !== "as_is" || drive !== "push_pull" ? needsCharacterDevice("bias and drive") : undefined;
+      return { ...(await openSysfsLine(wanted, activeLow, roots, beyond)), name: undefined };
     },
   );
 }
@@ -95,8 +95,8 @@ export async function openInput(
       };
     },
     async () => {
-      if (bias !== "as_is" || debounceMs > 0) throw needsCharacterDevice("bias and debounce_ms");
-      const line = await openSysfsLine(wanted, activeLow, roots);
+      const beyond = bias !== "as_is" || debounceMs > 0 ? needsCharacterDevice("bias and debounce_ms") : undefined;
+      const line = await openSysfsLine(wanted, activeLow, roots, beyond);
       await line.listen();
       const edges = new Edges(pollEdges(() => line.isActive()));
       return {

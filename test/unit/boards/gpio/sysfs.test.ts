@@ -126,4 +126,5 @@ test("lines and chips that are not there, and what sysfs cannot do, are told", a
   await refused({ device: "twin", line: 0 }, /^several GPIO chips could be twin: .*; say which by its label$/);
   await refused({ line: "RELAY" }, /^there is no GPIO chip$/);
   await refused({ line: 0 }, /^bias and drive need the GPIO character device/, { bias: "pull_up" });
+  await refused({ device: "pl061", line: 0 }, /^there is no GPIO chip labelled 'pl061'$/, { bias: "pull_up" });
 });
