@@ -64,7 +64,7 @@ async function fetchLayer(layer: Layer, unpacker: Unpacker, { source, name, know
   }
   await withRetries(async () => {
     const checked = verifying(layer, shown);
-    const received = pipeline(await source.blob(layer, signal), checked, { signal });
+    const received = pipeline(await source.blob(layer, { signal }), checked, { signal });
     // The reader sees the same failure; whichever is told first, both are heard.
     received.catch(() => {});
     if (layer.kind === "file") await unpacker.file(layer, checked, signal);

@@ -5,10 +5,11 @@ import type { BoardAddress } from "../../bundles/flash/bootloader.ts";
 import { flashDevices } from "../../bundles/flash/devices.ts";
 import { flash } from "../../bundles/flash/flash.ts";
 import { readImageFile } from "../../bundles/flash/image.ts";
-import { timelineText, type Receipt } from "../../bundles/flash/receipt.ts";
+import { timelineText } from "../../bundles/flash/receipt.ts";
 import { writeDurably } from "../../agent/stream/durable.ts";
 import { AgentError } from "../driver/errors.ts";
 import { LogBus, severities } from "../driver/log.ts";
+import type { FlashReceipt } from "../driver/receipt.ts";
 import { createExporter } from "../session/exporter.ts";
 import { defineCommand } from "./command.ts";
 import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
@@ -76,9 +77,15 @@ Example:
         (at, wanted) => exporter.calls(at, wanted),
         async (source, use) => await use(exporter.resources.lend(source, null)),
       );
-      const receipt = await flash(devices, {
+      const started = await exporter.receipts.begin({
+        startedAt: new Date().toISOString(),
+        driver: path,
+        method: given.method === "fls" ? "netboot-fls" : "netboot-shell",
+        image: { name: image.path, bytes: image.bytes, encoding: image.encoding },
+      });
+      const report = await flash(devices, {
         image,
-        exporter: config.metadata.name,
+        driver: path,
         method: given.method === "fls" ? "fls" : "shell",
         target: given.target,
         address,
@@ -89,8 +96,9 @@ Example:
         events: showSteps(),
         signal: stop.signal,
       });
+      const receipt = await started.end(report);
       await writeDurably(given.receipt ?? "receipt.json", JSON.stringify(receipt, undefined, 2) + "\n");
-      return report(receipt, consoleLogPath);
+      return showReceipt(receipt, consoleLogPath);
     } finally {
       await exporter.tree.release();
       await exporter.close();
@@ -116,7 +124,7 @@ function showWarnings(logs: LogBus): void {
   });
 }
 
-function report(receipt: Receipt, consoleLog: string): number {
+function showReceipt(receipt: FlashReceipt, consoleLog: string): number {
   process.stdout.write(timelineText(receipt.steps));
   if (receipt.failure !== undefined) {
     const { step, message } = receipt.failure;
@@ -124,7 +132,7 @@ function report(receipt: Receipt, consoleLog: string): number {
     return 1;
   }
   const { bytes = 0, sha256 = "" } = receipt.image.content ?? {};
-  process.stdout.write(`${receipt.target ?? ""} holds the image: ${bytes} bytes read back, sha256 ${sha256}\n`);
+  process.stdout.write(`${receipt.target?.path ?? ""} holds the image: ${bytes} bytes read back, sha256 ${sha256}\n`);
   return 0;
 }
 

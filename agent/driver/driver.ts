@@ -2,6 +2,7 @@ import type { Readable, Writable } from "node:stream";
 import type * as z from "zod";
 import type { Calls, Implementation, Interface } from "./interface.ts";
 import type { Logger } from "./log.ts";
+import type { ReceiptKeeper } from "./receipt.ts";
 import type { ResourceHandle } from "./resource.ts";
 import type { Entry } from "./entry.ts";
 import type { TreeListener } from "./tree-events.ts";
@@ -54,6 +55,8 @@ export interface OpenContext<C> {
   shared<T extends { close?(): Awaitable<void> }>(key: string, make: () => T): T;
   /** The same for drivers of all exporters of this process, for what a host has once (a port). */
   sharedOnHost<T extends object>(key: string, make: () => T): T;
+  /** Takes what a flash did. */
+  readonly receipts: ReceiptKeeper;
   /** Listens to what happens to all drivers of the exporter, also while this driver is offline. @returns takes it back */
   observe(listener: TreeListener): () => void;
 }

@@ -5,6 +5,7 @@ import { AgentError, DeviceOffline, toAgentError } from "./errors.ts";
 import type { Interface } from "./interface.ts";
 import type { LogBus, Logger } from "./log.ts";
 import type { PlannedDriver } from "./plan.ts";
+import type { ReceiptKeeper } from "./receipt.ts";
 import type { ResourceHandle } from "./resource.ts";
 import type { SharedObjects } from "./shared-objects.ts";
 import type { TreeEvents } from "./tree-events.ts";
@@ -16,6 +17,7 @@ export interface TreeEnvironment {
   readonly logs: LogBus;
   /** What drivers of all exporters of the process share. */
   readonly onHost: SharedObjects<object>;
+  readonly receipts: ReceiptKeeper;
   /** Makes the {@link Call} of a method; `done` closes what the call left open. */
   readonly beginCall: (driver: LiveDriver, caller: Cancellable) => { readonly call: Call; readonly done: () => void };
   /** Registers a local stream as a resource that one call to `driver` may use. */
@@ -152,6 +154,7 @@ export class LiveDriver {
           signal.throwIfAborted();
           return this.environment.onHost.get(key, this, make);
         },
+        receipts: this.environment.receipts,
         observe: (listener) => this.events.listen(listener),
       });
       if (signal.aborted) {

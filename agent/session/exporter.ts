@@ -8,6 +8,7 @@ import { LogBus } from "../driver/log.ts";
 import { planTree, type PlannedDriver } from "../driver/plan.ts";
 import { callsOn } from "../driver/child-calls.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
+import { forgetReceipts, type ReceiptKeeper } from "../driver/receipt.ts";
 import { SharedObjects } from "../driver/shared-objects.ts";
 import { DriverTree } from "../driver/tree.ts";
 import { ResourceTable, type ResourceOptions } from "../stream/resources.ts";
@@ -23,6 +24,8 @@ export interface ExporterOptions {
   readonly resources?: ResourceOptions | undefined;
   /** What it shares with the other exporters of the process; none unless given. */
   readonly onHost?: SharedObjects<object> | undefined;
+  /** Where receipts of flashes go; forgotten unless given. */
+  readonly receipts?: ReceiptKeeper | undefined;
 }
 
 /** One identity with its tree of drivers, and what all its sessions share. */
@@ -32,6 +35,7 @@ export interface Exporter {
   readonly logs: LogBus;
   readonly tree: DriverTree;
   readonly resources: ResourceTable;
+  readonly receipts: ReceiptKeeper;
   /** A plan of other drivers for this exporter's tree. Touches no hardware. @throws AgentError E_CONFIG */
   plan(options: Pick<ExporterOptions, "export" | "description">): Promise<PlannedDriver>;
   /** Typed calls on the driver with this dotted path (empty: the root). @throws AgentError E_CONFIG */
@@ -58,6 +62,7 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     throw new AgentError("E_CONFIG", text);
   };
   const resources = new ResourceTable(options.resources);
+  const receipts = options.receipts ?? forgetReceipts(options.name);
   const beginCall: Exporter["beginCall"] = (driver, caller) => {
     const call = new CallScope(resources, driver.log, caller);
     return { call, done: () => call.done() };
@@ -66,6 +71,7 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     exporter: options.name,
     logs,
     onHost: options.onHost ?? new SharedObjects(),
+    receipts,
     beginCall,
     lend: (_driver, source) => resources.lend(source, null),
   });
@@ -85,6 +91,7 @@ export async function createExporter(options: ExporterOptions): Promise<Exporter
     logs,
     tree,
     resources,
+    receipts,
     plan,
     beginCall,
     calls: (path, wanted, callOptions) => callsOn(find(tree, path), tree, wanted, callOptions),

@@ -1,13 +1,13 @@
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
+import type { BootFile, FlashReport } from "../../agent/driver/receipt.ts";
 import { parseManifest, type FlasherManifest } from "../manifest.ts";
 import { Bootloader, type BoardAddress } from "./bootloader.ts";
 import { ConsoleDialog } from "./console.ts";
 import type { FlashDevices } from "./devices.ts";
 import { DutSystem } from "./dut-system.ts";
 import { stageImage, type ImageFile, type StagedImage } from "./image.ts";
-import type { BootFile, Receipt } from "./receipt.ts";
 import { Timeline, type TimelineEvents } from "./timeline.ts";
 
 /** From the boot command to the login prompt of a slow board with a large initramfs. */
@@ -15,8 +15,8 @@ const bootTimeoutMs = 180_000;
 
 export interface FlashOptions {
   readonly image: ImageFile;
-  /** For the receipt. */
-  readonly exporter: string;
+  /** Dotted path of the flasher, for the receipt. */
+  readonly driver: string;
   readonly method: "shell" | "fls";
   /** A target of the manifest, or a block device of the board; default: the flasher's, then the manifest's. */
   readonly target?: string | undefined;
@@ -33,7 +33,7 @@ export interface FlashOptions {
 }
 
 /** The parts of a receipt as they become known. */
-type Findings = { -readonly [K in "bundle" | "target" | "readBackSha256"]?: Receipt[K] } & {
+type Findings = { -readonly [K in "bundle" | "target" | "readBackSha256"]?: FlashReport[K] } & {
   staged?: StagedImage | undefined;
   versions: Record<string, string>;
 };
@@ -41,9 +41,9 @@ type Findings = { -readonly [K in "bundle" | "target" | "readBackSha256"]?: Rece
 /**
  * Flashes a board by netboot: into U-Boot, over TFTP into the bundle's small system, from there the image over HTTP
  * onto the disk, and the disk read back. Leaves the board without power, whatever happens.
- * @returns a receipt also when a step failed; nothing is thrown
+ * @returns a report also when a step failed; nothing is thrown
  */
-export async function flash(devices: FlashDevices, options: FlashOptions): Promise<Receipt> {
+export async function flash(devices: FlashDevices, options: FlashOptions): Promise<FlashReport> {
   const startedAt = new Date().toISOString();
   const timeline = new Timeline(options.events);
   const findings: Findings = { versions: { node: process.versions.node, ...options.versions } };
@@ -73,15 +73,14 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
   const error = failed?.error ?? failure;
   const { path, bytes, encoding } = options.image;
   return {
-    format: "jumpstarter-agent/flash-receipt/v1",
     verdict: error === undefined ? "verified" : "failed",
     ...(error && { failure: { step: failed?.step ?? "flash", code: error.code, message: error.message } }),
     startedAt,
     durationMs: timeline.elapsedMs,
-    exporter: options.exporter,
-    method: options.method,
+    driver: options.driver,
+    method: `netboot-${options.method}`,
     image: {
-      path,
+      name: path,
       bytes,
       encoding,
       ...(findings.staged && { sha256: findings.staged.sha256, content: findings.staged.content }),
@@ -137,7 +136,7 @@ async function run({ devices, options, timeline, findings, staging, signal }: Ru
       await system.prepare(preflash_commands, address);
       return device;
     });
-    findings.target = target;
+    findings.target = { path: target };
     await timeline.step("board network", () => system.network(fixed && address));
     const staged = await timeline.step("wait for image", () => staging);
 
@@ -173,7 +172,7 @@ async function run({ devices, options, timeline, findings, staging, signal }: Ru
 /** What a bundle says is to be done, with the sizes of its files. */
 interface BootPlan {
   readonly manifest: FlasherManifest;
-  readonly bundle: NonNullable<Receipt["bundle"]>;
+  readonly bundle: NonNullable<FlashReport["bundle"]>;
   /** In the order in which they are loaded, by what they are. */
   readonly files: readonly (readonly [string, BootFile])[];
   readonly bootCommand: string;

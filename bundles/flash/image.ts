@@ -8,6 +8,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import type { ContentEncoding, ResourceHandle } from "../../agent/driver/resource.ts";
 import type { Calls } from "../../agent/driver/interface.ts";
 import { decoded } from "../../agent/stream/codecs.ts";
+import { encodingOf, magicBytes, promisedEncoding } from "../../agent/stream/detect-encoding.ts";
 import type { opendal } from "../../boards/storage/interface.ts";
 
 const chunkBytes = 2 ** 20;
@@ -31,14 +32,6 @@ export interface StagedImage {
   readonly content: { readonly bytes: number; readonly sha256: string };
 }
 
-const magics: readonly (readonly [ContentEncoding, string])[] = [
-  ["gzip", "1f8b08"],
-  ["xz", "fd377a585a00"],
-  ["bz2", "425a68"],
-  ["zstd", "28b52ffd"],
-];
-const suffixes: Readonly<Record<string, ContentEncoding>> = { gz: "gzip", xz: "xz", bz2: "bz2", zst: "zstd" };
-
 /** Looks at a file's first bytes. @throws AgentError E_INVALID if it is named like an encoding that it is not in */
 export async function readImageFile(path: string): Promise<ImageFile> {
   const file = await open(path, "r");
@@ -46,10 +39,9 @@ export async function readImageFile(path: string): Promise<ImageFile> {
     const stat = await file.stat();
     if (!stat.isFile()) throw new AgentError("E_INVALID", `${path} is not a file`);
     if (stat.size === 0) throw new AgentError("E_INVALID", `${path} is empty`);
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(6), 0, 6, 0);
-    const start = buffer.toString("hex", 0, bytesRead);
-    const encoding = magics.find(([, magic]) => start.startsWith(magic))?.[0] ?? null;
-    const promised = suffixes[/\.(\w+)$/.exec(path)?.[1]?.toLowerCase() ?? ""];
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(magicBytes), 0, magicBytes, 0);
+    const encoding = encodingOf(buffer.subarray(0, bytesRead));
+    const promised = promisedEncoding(path);
     if (promised !== undefined && promised !== encoding) {
       throw new AgentError("E_INVALID", `${basename(path)} does not begin like ${promised} data`);
     }

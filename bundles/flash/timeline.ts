@@ -1,12 +1,5 @@
 import { type AgentError, toAgentError } from "../../agent/driver/errors.ts";
-
-/** One step of a flash, as it went. Times in milliseconds since the start. */
-export interface Step {
-  readonly name: string;
-  readonly startMs: number;
-  readonly durationMs: number;
-  readonly verdict: "ok" | "failed";
-}
+import type { FlashStep } from "../../agent/driver/receipt.ts";
 
 export interface TimelineEvents {
   /** A step begins. */
@@ -14,12 +7,12 @@ export interface TimelineEvents {
   /** A step knows how far it is, in bytes. */
   progress?(step: string, doneBytes: number, totalBytes: number): void;
   /** A step has ended. */
-  end?(step: Step): void;
+  end?(step: FlashStep): void;
 }
 
 /** Runs named steps, keeps their times, and remembers which failed first. */
 export class Timeline {
-  readonly steps: Step[] = [];
+  readonly steps: FlashStep[] = [];
   readonly #startMs = performance.now();
   readonly #events: TimelineEvents;
   /** The step that failed first. */
@@ -49,7 +42,7 @@ export class Timeline {
     }
   }
 
-  #end(step: Step): void {
+  #end(step: FlashStep): void {
     this.steps.push(step);
     this.#events.end?.(step);
   }

@@ -26,9 +26,9 @@ export function layoutSource(reference: LayoutReference): Source {
       return only.digest;
     },
     manifest: async (digest) => ({ bytes: await readBounded(blobPath(digest), name), mediaType: undefined }),
-    blob: async ({ digest }): Promise<Readable> => {
+    blob: async ({ digest }, { from = 0 }): Promise<Readable> => {
       const file = await open(blobPath(digest)).catch((error: unknown) => missing(error, `${name}: blob ${digest}`));
-      return file.createReadStream();
+      return file.createReadStream({ start: from });
     },
     close: async () => {},
   };

@@ -118,19 +118,28 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
       return digestOf((await getManifest(reference.tag, signal)).bytes);
     },
     manifest: getManifest,
-    blob: async ({ digest }, signal): Promise<Readable> => {
-      const answer = await send({ method: "GET", path: `blobs/${digest}`, signal });
-      if (answer.status !== 200) throw await refusal(answer, `blob ${shorten(digest)} of ${repository}`, signal);
-      return Readable.from(namingFailures(answer.body, root, signal), { objectMode: false });
+    blob: async ({ digest }, { signal, from = 0 }): Promise<Readable> => {
+      const range: Record<string, string> = from > 0 ? { range: `bytes=${from}-` } : {};
+      const answer = await send({ method: "GET", path: `blobs/${digest}`, headers: range, signal });
+      const { status } = answer;
+      if (status !== 200 && status !== 206) {
+        throw await refusal(answer, `blob ${shorten(digest)} of ${repository}`, signal);
+      }
+      // Who does not know ranges sends all of it.
+      const skip = status === 206 ? 0 : from;
+      return Readable.from(namingFailures(answer.body, root, signal, skip), { objectMode: false });
     },
     close: () => http.close(),
   };
 }
 
-/** A body whose failures are those of {@link connectionError}. */
-async function* namingFailures(body: Readable, url: URL, signal: AbortSignal): AsyncGenerator<Buffer> {
+/** A body without its first bytes, whose failures are those of {@link connectionError}. */
+async function* namingFailures(body: Readable, url: URL, signal: AbortSignal, skip: number): AsyncGenerator<Buffer> {
   try {
-    yield* body as AsyncIterable<Buffer>;
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      if (skip < chunk.length) yield chunk.subarray(skip);
+      skip = Math.max(0, skip - chunk.length);
+    }
   } catch (error) {
     throw connectionError(error, url, signal);
   }

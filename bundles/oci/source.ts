@@ -8,7 +8,7 @@ export interface Source {
   resolve(signal: AbortSignal): Promise<Digest>;
   /** The manifest or index with this digest. Its bytes are not checked yet. */
   manifest(digest: Digest, signal: AbortSignal): Promise<RawManifest>;
-  /** The content of a layer. Its bytes are not checked yet. */
-  blob(expected: Expected, signal: AbortSignal): Promise<Readable>;
+  /** The content of a layer or signature, without its first `from` bytes. Its bytes are not checked yet. */
+  blob(expected: Expected, options: { readonly signal: AbortSignal; readonly from?: number }): Promise<Readable>;
   close(): Promise<void>;
 }

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Receipt } from "../../bundles/flash/receipt.ts";
+import type { FlashReport } from "../../agent/driver/receipt.ts";
 import { connect, type Client } from "../../agent/client/connect.ts";
 import { http as httpInterface } from "../../net/http/interface.ts";
 import { tftp as tftpInterface } from "../../net/tftp/interface.ts";
@@ -36,12 +36,12 @@ function flash(lab: Lab, image: string, ...options: string[]): AgentRun {
   return lab.agent("flash", image, "--exporter-config", lab.config, "--off-time", "0", ...files, ...options);
 }
 
-function receiptOf(lab: Lab): Receipt {
-  return JSON.parse(readFileSync(join(lab.directory, "receipt.json"), "utf8")) as Receipt;
+function receiptOf(lab: Lab): FlashReport {
+  return JSON.parse(readFileSync(join(lab.directory, "receipt.json"), "utf8")) as FlashReport;
 }
 
 /** Waits for success and compares the board's disk with the image, from outside. */
-async function assertFlashed(run: AgentRun, lab: Lab, content: Buffer): Promise<Receipt> {
+async function assertFlashed(run: AgentRun, lab: Lab, content: Buffer): Promise<FlashReport> {
   assert.equal(await run.ended(), 0, run.stderr());
   const disk = await open(lab.disk, "r");
   const held = (await disk.read(Buffer.alloc(content.length), 0, content.length, 0)).buffer;
@@ -78,7 +78,7 @@ async function connectTo(t: TestContext, lab: Lab): Promise<Client> {
 async function flashOver(
   client: Client,
   { image, when, then }: { image: string; when: RegExp; then: () => Promise<void> },
-): Promise<Receipt> {
+): Promise<FlashReport> {
   const driver = (path: string) => client.find(path) ?? assert.fail(`no driver ${path}`);
   const devices = flashDevices(
     "flasher",
@@ -89,7 +89,7 @@ async function flashOver(
   let happened: Promise<void> | undefined;
   const receipt = await flashBoard(devices, {
     image: await readImageFile(image),
-    exporter: "lab",
+    driver: "flasher",
     method: "shell",
     offMs: 0,
     transcript: (chunk) => {
@@ -109,12 +109,12 @@ test("jmp-agent flash puts a 64 MiB image on the board's disk in less than a min
   const receipt = await assertFlashed(flash(lab, image), lab, readFileSync(image));
   t.diagnostic(receipt.steps.map(({ name, durationMs }) => `${name} ${durationMs} ms`).join(", "));
   assert.ok(receipt.durationMs < 60_000, `took ${receipt.durationMs} ms`);
-  assert.equal(receipt.target, "/dev/vda");
+  assert.equal(receipt.target?.path, "/dev/vda");
   assert.deepEqual(
     receipt.bundle?.files.map(({ name }) => name),
     ["Image", "initramfs.gz", "virt.dtb"],
   );
-  assert.match(receipt.versions["uboot"] ?? "", /^U-Boot 20/);
+  assert.match(receipt.versions?.["uboot"] ?? "", /^U-Boot 20/);
 });
 
 const encoders = { gz: "gzip", xz: "xz", bz2: "bzip2", zst: "zstd" };

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { stringify } from "yaml";
-import type { Receipt } from "../../../bundles/flash/receipt.ts";
+import type { FlashReceipt } from "../../../agent/driver/receipt.ts";
 import { scratch } from "../../sim/agent.ts";
 import { run } from "../../sim/python-client.ts";
 
@@ -44,7 +44,7 @@ test("a flash that fails exits with 1, names the step, and keeps receipt and con
   assert.match(stderr, new RegExp(`^the console log is in ${log}`, "m"));
   assert.match(stdout, /s {2}bundle {2}FAILED$/m);
   assert.ok(existsSync(log));
-  const { verdict, failure, exporter } = JSON.parse(readFileSync(receipt, "utf8")) as Receipt;
+  const { verdict, failure, exporter } = JSON.parse(readFileSync(receipt, "utf8")) as FlashReceipt;
   assert.deepEqual([verdict, failure?.step, exporter], ["failed", "bundle", "bench"]);
 });
 

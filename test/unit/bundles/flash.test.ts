@@ -8,12 +8,13 @@ import { describe, test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { AgentError } from "../../../agent/driver/errors.ts";
+import type { FlashReport } from "../../../agent/driver/receipt.ts";
 import { baseFlashers, withBundle } from "../../../bundles/flash/configured.ts";
 import { ConsoleDialog } from "../../../bundles/flash/console.ts";
 import { flashDevices } from "../../../bundles/flash/devices.ts";
 import { flash, type FlashOptions } from "../../../bundles/flash/flash.ts";
 import { readImageFile } from "../../../bundles/flash/image.ts";
-import { timelineText, type Receipt } from "../../../bundles/flash/receipt.ts";
+import { timelineText } from "../../../bundles/flash/receipt.ts";
 import { CommandLine } from "../../../bundles/flash/shell.ts";
 import { bundleFiles, temporaryDirectory, writeFiles } from "../../sim/bundle.ts";
 import { startExporter } from "../../sim/exporter.ts";
@@ -96,7 +97,10 @@ test("a command's end is not mixed up with its echo", async () => {
 interface Bench {
   readonly board: NetbootBoard;
   readonly folder: string;
-  readonly run: (image: Buffer | { name: string; bytes: Buffer }, options?: Partial<FlashOptions>) => Promise<Receipt>;
+  readonly run: (
+    image: Buffer | { name: string; bytes: Buffer },
+    options?: Partial<FlashOptions>,
+  ) => Promise<FlashReport>;
 }
 
 /** An exporter with a simulated board, a bundle in a folder, and boot servers on free ports. */
@@ -137,7 +141,7 @@ async function bench(
     const path = join(folder, name);
     await writeFile(path, bytes);
     const image = await readImageFile(path);
-    return await flash(devices, { image, exporter: "test", method: "shell", offMs: 0, ...options });
+    return await flash(devices, { image, driver: "flasher", method: "shell", offMs: 0, ...options });
   };
   return { board, folder, run };
 }
@@ -151,7 +155,7 @@ describe("flash", () => {
     assert.equal(receipt.failure, undefined);
     assert.equal(receipt.verdict, "verified");
     assert.ok(board.disk.equals(image));
-    assert.equal(receipt.target, "/dev/mmcblk1");
+    assert.equal(receipt.target?.path, "/dev/mmcblk1");
     assert.equal(receipt.readBackSha256, sha256(image));
     assert.deepEqual([...board.memory.keys()], ["0x82000000", "0x83000000", "0x84000000"]);
     assert.equal(board.isOn, false);
@@ -163,7 +167,7 @@ describe("flash", () => {
       seen,
     );
     assert.match(timelineText(receipt.steps), /load kernel\n[^]*verify/);
-    assert.equal(receipt.versions["linux"], "6.1.0-sim");
+    assert.equal(receipt.versions?.["linux"], "6.1.0-sim");
   });
 
   const encoders = {

@@ -13,13 +13,14 @@ import { ConsoleDialog } from "../../../../bundles/flash/console.ts";
 import type { FlashDevices } from "../../../../bundles/flash/devices.ts";
 import { flash } from "../../../../bundles/flash/flash.ts";
 import { readImageFile } from "../../../../bundles/flash/image.ts";
-import { timelineText, type Receipt } from "../../../../bundles/flash/receipt.ts";
+import { timelineText } from "../../../../bundles/flash/receipt.ts";
 import { flasher } from "../../../../bundles/flasher/interface.ts";
 import { parseManifest } from "../../../../bundles/manifest.ts";
 import { http } from "../../../../net/http/interface.ts";
 import { tftp } from "../../../../net/tftp/interface.ts";
 import type { RemoteNode } from "../../../client/node.ts";
 import { AgentError } from "../../../driver/errors.ts";
+import type { FlashReport } from "../../../driver/receipt.ts";
 import { showSteps } from "../../flash-steps.ts";
 import { command, type Commands, type Run } from "../command.ts";
 import { runConsole } from "../console.ts";
@@ -155,13 +156,13 @@ async function flashWithRetries(
   run: Run,
   { file, target }: Job,
   given: { retries: number; method: "fls" | "shell"; leavePowerOn: boolean; consoleDebug: boolean },
-): Promise<Receipt> {
+): Promise<FlashReport> {
   const image = await readImageFile(file);
   for (let attempt = 0; ; attempt += 1) {
     const receipt = await flash(devicesOf(run.node), {
       image,
       target,
-      exporter: run.node.path,
+      driver: run.node.path,
       method: given.method,
       leavePowerOn: given.leavePowerOn,
       signal: run.signal,
@@ -175,14 +176,14 @@ async function flashWithRetries(
   }
 }
 
-function report(run: Run, { steps, failure, target = "", image }: Receipt): number {
+function report(run: Run, { steps, failure, target, image }: FlashReport): number {
   if (!run.quiet) run.note(timelineText(steps).trimEnd());
   if (failure !== undefined) {
     run.note(`Error: ${failure.step}: ${failure.message}`);
     return 1;
   }
   const { bytes = 0, sha256 = "" } = image.content ?? {};
-  run.print(`${target} holds the image: ${bytes} bytes read back, sha256 ${sha256}`);
+  run.print(`${target?.path ?? ""} holds the image: ${bytes} bytes read back, sha256 ${sha256}`);
   return 0;
 }
 
