@@ -30,10 +30,6 @@ step("doors between the rooms", "npm", "run", "layers");
 step("nothing unused", "npm", "run", "unused");
 
 const results = [];
-const suite = (name, options) => {
-  heading(name);
-  results.push(runSuite(name, options));
-};
 step("build", "npm", "run", "build");
 // The README's test command, with coverage of all the processes that it starts.
 heading("npm test, with coverage");
@@ -57,11 +53,11 @@ results.push({
 });
 if (tested.status !== 0) failures.push("npm test with 90 % of the lines covered");
 
-suite("conformance");
 // What differs between releases of Node is its API, which fuzzed decoders do not use.
-heading("unit and faults on Node 24");
-const node24 = ["npx", "--yes", "-p", "node@24", "node"];
-for (const name of ["unit", "faults"]) suite(name, { node: node24 });
+heading("conformance, and unit beside it and then faults on Node 24");
+const node24 = { node: ["npx", "--yes", "-p", "node@24", "node"] };
+const unit = runSuite("unit", { ...node24, beside: true });
+results.push(await runSuite("conformance"), await unit, await runSuite("faults", node24));
 step("the demo", "npm", "run", "demo");
 step("bench, the quick form", "npm", "run", "bench", "--", "--quick");
 

@@ -1,15 +1,17 @@
 // Runs test suites with Node's own runner and takes the counts from it.
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 /**
  * @param {string} name a folder of test/, or a path to a file or folder
- * @param {{ node?: string[], env?: Record<string, string> }} [options] node: the command that is Node
- * @returns {{ passed: number, failed: number, skipped: number }}
+ * @param {{ node?: string[], env?: Record<string, string>, beside?: boolean }} [options] node: the command that is Node;
+ *   beside: others run at the same time, so what it says is shown when it has ended
+ * @returns {Promise<{ passed: number, failed: number, skipped: number }>}
  */
-export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
+export async function runSuite(name, { node = [process.execPath], env = {}, beside = false } = {}) {
   const none = { passed: 0, failed: 0, skipped: 0 };
   const suite = join("test", name);
   const files = testFiles(existsSync(suite) ? suite : name);
@@ -26,20 +28,28 @@ export function runSuite(name, { node = [process.execPath], env = {} } = {}) {
     // For a file and for a test: all that runs in the virtual machine is one file, and an emulated machine is slow.
     const limitMs = /kernel/.test(name) ? 1_800_000 : 600_000;
     const [command, ...words] = node;
-    const runner = spawnSync(
+    const said = join(scratch, "output");
+    // Into a file: whoever waits for another suite reads no pipes meanwhile.
+    const output = beside ? openSync(said, "w") : "inherit";
+    const runner = spawn(
       command,
       [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, ...serial]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
-      { stdio: "inherit", env: { ...process.env, ...env } },
+      { stdio: [beside ? "ignore" : "inherit", output, output], env: { ...process.env, ...env } },
     );
+    const [status] = await once(runner, "exit");
+    if (beside) {
+      closeSync(output);
+      process.stdout.write(`\n== ${name}, which ran beside the others\n${readFileSync(said, "utf8")}`);
+    }
     const counted = existsSync(counts) ? JSON.parse(readFileSync(counts, "utf8") || "{}") : {};
     const failed = (counted.fail ?? 0) + (counted.cancelled ?? 0);
     return {
       passed: counted.pass ?? 0,
       // A runner that dies without counting a failure is a failure of its own.
-      failed: runner.status !== 0 && failed === 0 ? 1 : failed,
+      failed: status !== 0 && failed === 0 ? 1 : failed,
       skipped: (counted.skipped ?? 0) + (counted.todo ?? 0),
     };
   } finally {
