@@ -5,9 +5,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { crc32 } from "node:zlib";
 import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../../agent/driver/errors.ts";
 import type { Logger } from "../../../agent/driver/log.ts";
+import type { ByteRange, FlashTarget } from "../../../agent/driver/receipt.ts";
+import type { ContentEncoding } from "../../../agent/driver/resource.ts";
+import type { Bmap } from "../image/bmap.ts";
 import { openDisk, type DiskOptions, type OpenDisk, type Target } from "./disk.ts";
 import { formatBytes } from "./facts.ts";
 import { refused } from "./protection.ts";
+import type { WrittenBlocks } from "./remembered.ts";
 import { compareWithMedium, rangeBytes, type Written } from "./verify.ts";
 
 export interface WriteOptions extends DiskOptions {
@@ -16,6 +20,14 @@ export interface WriteOptions extends DiskOptions {
   /** After the last byte was acknowledged: cards go on moving data for a while. */
   readonly leewayMs: number;
   readonly fsyncTimeoutMs: number;
+  /**
+   * `auto`: compressed data and Android sparse images are known by their first bytes and decoded; `raw`: byte for byte. `auto` if it is missing.
+   */
+  readonly format?: "auto" | "raw" | undefined;
+  /** Only what it maps is written, and compared with its checksums on the way. */
+  readonly bmap?: Bmap | undefined;
+  /** What is known to be on the medium is read and compared, and written only where it differs. */
+  readonly remembered?: WrittenBlocks | undefined;
 }
 
 export interface Progress {
@@ -39,10 +51,21 @@ export interface WriteReport {
   readonly medium: string | undefined;
   /** Of the device; undefined for a file. */
   readonly deviceBytes: number | undefined;
-  /** Of the image. */
+  readonly target: FlashTarget;
+  /** As the image came. */
+  readonly encoding: ContentEncoding | null;
+  readonly imageFormat: "raw" | "android-sparse";
+  /** The stream as it came, to its end; the digest is in hex. */
+  readonly given: { readonly bytes: number; readonly sha256: string };
+  /** Of the image, decoded, holes included. */
   readonly bytes: number;
-  /** Of the image, in hex. */
-  readonly sha256: string;
+  /** What of it belongs on the disk: all but its holes. */
+  readonly mappedBytes: number;
+  /** Of the mapped bytes one after the other, in hex: that of the image itself if it has no holes. */
+  readonly mappedSha256: string;
+  /** Together the mapped bytes: written, and found on the medium as they should be. In ascending order. */
+  readonly written: readonly ByteRange[];
+  readonly unchanged: readonly ByteRange[];
   readonly verified: boolean;
   /** Past the page cache. */
   readonly direct: boolean;
@@ -66,7 +89,7 @@ const syncAgainAfterMs = 1_000;
  */
 export async function writeImage(
   source: Readable,
-  target: Target,
+  place: Target,
   options: WriteOptions,
   context: TransferContext,
 ): Promise<WriteReport> {
@@ -74,13 +97,13 @@ export async function writeImage(
   const clock = stopwatch();
   // It may fail while a medium is waited for; the pipeline then finds it so.
   source.on("error", () => {});
-  const disk = await openDisk(target, "write", options, context).catch((error: unknown) => {
+  const disk = await openDisk(place, "write", options, context).catch((error: unknown) => {
     source.destroy();
     throw error;
   });
   try {
     const wait = clock();
-    const medium = await describeMedium(target, context);
+    const medium = await describeMedium(place, context);
     log.info(`storage device ${disk.name} is ready${medium === undefined ? "" : `: ${medium}`}`);
     const written = await copyIn(source, disk, options, context);
     const write = clock();
@@ -95,6 +118,7 @@ export async function writeImage(
     if (verified) await compareWithMedium(disk, written, context);
     const verify = clock();
     const { bytes, sha256 } = written;
+    const target: FlashTarget = { path: disk.name, bytes: disk.sizeBytes, model: disk.facts?.model };
     log.info(
       `written ${formatBytes(bytes)} to storage device ${disk.name}${verified ? ", read back and compared" : ""}`,
     );
@@ -106,8 +130,15 @@ export async function writeImage(
       device: disk.name,
       medium,
       deviceBytes: disk.sizeBytes,
+      target,
+      encoding: null,
+      imageFormat: "raw",
+      given: { bytes, sha256 },
       bytes,
-      sha256,
+      mappedBytes: bytes,
+      mappedSha256: sha256,
+      written: bytes === 0 ? [] : [{ start: 0, end: bytes }],
+      unchanged: [],
       verified,
       direct: disk.isDirect,
       retries: disk.retries,

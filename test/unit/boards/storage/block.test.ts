@@ -106,7 +106,7 @@ for (const direct of [true, false]) {
         const image = randomBytes(bytes);
         const report = await write(path, image, { direct });
         assert.deepEqual(
-          [report.bytes, report.sha256, report.verified, report.direct, report.deviceBytes, report.retries],
+          [report.bytes, report.mappedSha256, report.verified, report.direct, report.deviceBytes, report.retries],
           [bytes, sha256(image), true, direct, 16 * mebi, 0],
         );
         const now = readFileSync(backing);
