@@ -27,8 +27,8 @@ export interface BlockGeometry {
 export interface BlockCalls {
   /** @param fd an open block device. @throws the system's error: ENOTTY for what is none */
   geometry(fd: number): BlockGeometry;
-  /** Memory for reads and writes with O_DIRECT, aligned to `alignmentBytes` (a power of two). */
-  alignedBuffer(bytes: number, alignmentBytes?: number): Buffer;
+  /** Memory for reads and writes with O_DIRECT, aligned to `alignmentBytes` (a power of two); `shared`: with other threads. */
+  alignedBuffer(bytes: number, options?: { readonly alignmentBytes?: number; readonly shared?: boolean }): Buffer;
   /** Has the page cache forget what it holds of a file or device; unwritten data stays. Without an effect where it cannot be done. */
   forget(fd: number): Promise<void>;
 }
@@ -66,9 +66,9 @@ export async function loadBlockCalls(): Promise<BlockCalls> {
         diskSequence: asked(fd, "BLKGETDISKSEQ"),
       };
     },
-    alignedBuffer(bytes, alignmentBytes = 4096) {
+    alignedBuffer(bytes, { alignmentBytes = 4096, shared = false } = {}) {
       // An ArrayBuffer of its own, which the collector does not move.
-      const memory = Buffer.from(new ArrayBuffer(bytes + alignmentBytes));
+      const memory = Buffer.from(new (shared ? SharedArrayBuffer : ArrayBuffer)(bytes + alignmentBytes));
       const beyond = Number(koffi.address(memory) % BigInt(alignmentBytes));
       const start = beyond === 0 ? 0 : alignmentBytes - beyond;
       return memory.subarray(start, start + bytes);

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../../agent/driver/errors.ts";
 import type { Logger } from "../../../agent/driver/log.ts";
 import { loadBlockCalls, type BlockCalls, type BlockGeometry } from "../../../agent/sys/block.ts";
-import { describeDisk, kernelRoots, readFacts, type BlockFacts, type KernelRoots } from "./facts.ts";
+import { describeDisk, deviceNumber, kernelRoots, readFacts, type BlockFacts, type KernelRoots } from "./facts.ts";
 import { refused, refuseToRead, refuseToWrite } from "./protection.ts";
 
 /** Where an image goes or comes from. */
@@ -26,6 +26,8 @@ export interface DiskOptions {
   readonly allowFile?: boolean | undefined;
   /** Of the image, when it is known before it comes. */
   readonly imageBytes?: number | undefined;
+  /** Where the image is, when it is a file or a disk of this host: nothing is written onto itself. */
+  readonly imagePath?: string | undefined;
   readonly roots?: KernelRoots | undefined;
 }
 
@@ -51,6 +53,7 @@ const gone = new Set(["ENOMEDIUM", "ENODEV", "ENXIO", "ESHUTDOWN"]);
 export class OpenDisk {
   /** For people and errors. */
   readonly name: string;
+  readonly path: string;
   /** Undefined for a file, which grows. */
   readonly sizeBytes: number | undefined;
   /** Of a file, when it was opened. */
@@ -80,6 +83,7 @@ export class OpenDisk {
     this.fileBytes = opened.fileBytes;
     this.blockBytes = opened.geometry?.logicalBlockBytes ?? (opened.isDirect ? 4096 : 1);
     this.name = describeDisk(opened.path, opened.facts);
+    this.path = opened.path;
     this.#context = context;
     this.#roots = roots;
   }
@@ -216,7 +220,7 @@ async function tryToOpen(
     if (!before.isBlockDevice() && !(before.isFile() && allowFile)) {
       throw new AgentError("E_TARGET", `${path} is not a block device`);
     }
-    const number = numberOf(before.rdev);
+    const number = deviceNumber(before.rdev);
     const facts = before.isBlockDevice() ? await readFacts(number, roots) : undefined;
     if (before.isBlockDevice()) {
       if (facts === undefined) return "it has just gone";
@@ -265,11 +269,11 @@ async function mayUse(
   path: string,
   facts: BlockFacts,
   mode: "read" | "write",
-  { imageBytes, roots = kernelRoots }: DiskOptions,
+  { imageBytes, imagePath, roots = kernelRoots }: DiskOptions,
   log: Logger,
 ): Promise<void> {
   if (mode === "write") {
-    await refuseToWrite(path, facts, { sizeBytes: imageBytes }, roots);
+    await refuseToWrite(path, facts, { sizeBytes: imageBytes, path: imagePath }, roots);
   } else {
     for (const { text } of await refuseToRead(path, facts, roots))
       log.warn(`${text}: what is read may change meanwhile`);
@@ -291,12 +295,4 @@ async function openFile(
     }
   }
   return { file: await open(path, flags), isDirect: false };
-}
-
-/** major and minor of a device number, as glibc's makedev composes it. */
-function numberOf(rdev: number): string {
-  const value = BigInt(rdev);
-  const major = ((value >> 8n) & 0xfffn) | ((value >> 32n) & 0xfffff000n);
-  const minor = (value & 0xffn) | ((value >> 12n) & 0xffffff00n);
-  return `${major}:${minor}`;
 }

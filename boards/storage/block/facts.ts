@@ -87,6 +87,11 @@ export function volumeName(device: BlockFacts): Promise<string | undefined> {
   return text(device.sysfs, "dm/name").catch(() => undefined);
 }
 
+/** The file that holds the bytes of a loop device. */
+export function backingFileOf(device: BlockFacts): Promise<string | undefined> {
+  return text(device.sysfs, "loop/backing_file").catch(() => undefined);
+}
+
 /** For people: `/dev/sda (Generic SD Reader, 15.9 GB)`. */
 export function describeDisk(path: string, facts: BlockFacts | undefined): string {
   if (facts === undefined) return path;
@@ -99,6 +104,14 @@ export function formatBytes(bytes: number): string {
   if (bytes < 1_000_000) return `${bytes} bytes`;
   if (bytes < 1_000_000_000) return `${(bytes / 1e6).toFixed(1)} MB`;
   return `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+/** major and minor of a device number, as glibc's makedev composes it. */
+export function deviceNumber(rdev: number): string {
+  const value = BigInt(rdev);
+  const major = ((value >> 8n) & 0xfffn) | ((value >> 32n) & 0xfffff000n);
+  const minor = (value & 0xffn) | ((value >> 12n) & 0xffffff00n);
+  return `${major}:${minor}`;
 }
 
 async function text(folder: string, name: string): Promise<string> {

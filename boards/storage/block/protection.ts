@@ -1,8 +1,10 @@
-import { readFile, readlink } from "node:fs/promises";
+import { readFile, readlink, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { AgentError } from "../../../agent/driver/errors.ts";
 import {
+  backingFileOf,
   describeDisk,
+  deviceNumber,
   formatBytes,
   holdersOf,
   partitionsOf,
@@ -96,7 +98,7 @@ const unescaped = (text: string) =>
 export async function refuseToWrite(
   path: string,
   disk: BlockFacts,
-  image: { readonly sizeBytes: number | undefined },
+  image: { readonly sizeBytes: number | undefined; readonly path?: string | undefined },
   roots: KernelRoots,
 ): Promise<void> {
   const refuse = (reason: string): never => {
@@ -106,11 +108,32 @@ export async function refuseToWrite(
   const uses = await usesOf(disk, roots);
   if (uses.length > 0) refuse(listed(uses));
   if (disk.isReadOnly) refuse("it is read-only");
+  if (image.path !== undefined && (await isPartOf(image.path, disk))) refuse(`the image ${image.path} is on it`);
   if (image.sizeBytes !== undefined && image.sizeBytes > disk.sizeBytes) {
-    refuse(
-      `the image of ${formatBytes(image.sizeBytes)} is larger than it (${image.sizeBytes} > ${disk.sizeBytes} bytes)`,
-    );
+    throw tooLarge(describeDisk(path, disk), image.sizeBytes, disk.sizeBytes);
   }
+}
+
+/** An image that is the disk itself or a partition of it, or the file behind a loop device. What is mounted is in use anyway. */
+async function isPartOf(imagePath: string, disk: BlockFacts): Promise<boolean> {
+  const image = await stat(imagePath).catch(() => undefined);
+  if (image === undefined) return false;
+  if (image.isBlockDevice()) {
+    const number = deviceNumber(image.rdev);
+    return [disk, ...(await partitionsOf(disk))].some((device) => device.number === number);
+  }
+  const backing = await backingFileOf(disk);
+  const file = backing === undefined ? undefined : await stat(backing).catch(() => undefined);
+  return file !== undefined && file.dev === image.dev && file.ino === image.ino;
+}
+
+/** @param imageBytes undefined when it is not known how much there is to come */
+export function tooLarge(disk: string, imageBytes: number | undefined, diskBytes: number): AgentError {
+  if (imageBytes === undefined) {
+    return refused(disk, undefined, `the image is larger than its ${diskBytes} bytes`, "written to its end");
+  }
+  const sizes = `${imageBytes} > ${diskBytes} bytes`;
+  return refused(disk, undefined, `the image of ${formatBytes(imageBytes)} is larger than it (${sizes})`);
 }
 
 /**

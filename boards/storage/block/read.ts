@@ -47,7 +47,7 @@ export async function readImage(
           hash.update(piece);
           yield piece;
           bytes += piece.length;
-          context.onProgress?.({ phase: "write", bytes, totalBytes });
+          context.onProgress?.({ phase: "write", bytes, totalBytes, givenBytes: bytes, remainingMs: undefined });
           if (bytes > toLog) {
             log.info(`read ${Math.round(bytes / (1024 * 1024))} MB from storage device ${disk.name}`);
             toLog += logEveryBytes;

@@ -1,70 +1,90 @@
-import { createHash } from "node:crypto";
-import { crc32 } from "node:zlib";
 import { AgentError } from "../../../agent/driver/errors.ts";
+import { boundsOf, windowBytes, type Cell } from "./cells.ts";
+import type { Copied } from "./copy-in.ts";
+import { Digests } from "./digests.ts";
 import type { OpenDisk } from "./disk.ts";
-import type { TransferContext } from "./write.ts";
+import { Window } from "./window.ts";
 
-/** The parts of an image that are told apart when they differ. */
-export const rangeBytes = 1024 * 1024;
-const chunkBytes = 4 * rangeBytes;
+/** Holes of a file system that are read with what is around them: another request would take longer. */
+const gapBytes = 128 * 1024;
 
-/** What was written, by its checksums. */
-export interface Written {
-  readonly bytes: number;
-  readonly sha256: string;
-  /** CRC-32 of each range; the last one may be shorter. */
-  readonly checksums: readonly number[];
+export interface CompareOptions {
+  readonly signal: AbortSignal;
+  /** @param bytes read back and found right */
+  readonly onCompared: (bytes: number) => void;
 }
 
 /**
- * Reads back what was written, from the medium and not from memory.
+ * Reads back what was written, from the medium and not from memory. What was found unchanged has been read back already.
  * @throws AgentError E_DIGEST naming the first range that differs
  */
-export async function compareWithMedium(disk: OpenDisk, written: Written, context: TransferContext): Promise<void> {
-  const { signal, log, onProgress } = context;
-  log.info(`reading back storage device ${disk.name}`);
-  onProgress?.({ phase: "verify", bytes: 0, totalBytes: written.bytes });
+export async function compareWithMedium(
+  disk: OpenDisk,
+  { cells, writtenSha256 }: Pick<Copied, "cells" | "writtenSha256">,
+  { signal, onCompared }: CompareOptions,
+): Promise<void> {
   if (!disk.isDirect) await disk.calls.forget(disk.file.fd);
-  const hash = createHash("sha256");
-  let [reading, spare] = [disk.calls.alignedBuffer(chunkBytes), disk.calls.alignedBuffer(chunkBytes)];
-  const read = (buffer: Buffer, position: number): Promise<Buffer> => {
-    const bytes = Math.min(chunkBytes, written.bytes - position);
-    const whole = buffer.subarray(0, Math.ceil(bytes / disk.blockBytes) * disk.blockBytes);
-    const result = disk.readAt(whole, position).then((count) => buffer.subarray(0, Math.min(bytes, count)));
-    // Awaited one round later.
-    result.catch(() => {});
-    return result;
-  };
-  let next = read(reading, 0);
+  const windows = byWindows(cells.filter(({ isUnchanged }) => !isUnchanged));
+  const digests = new Digests();
+  let [reading, spare] = [new Window(disk), new Window(disk)];
+  let comparing: Promise<void> = Promise.resolve();
+  let bytes = 0;
   try {
-    for (let position = 0; position < written.bytes; position += chunkBytes) {
-      const chunk = await next;
-      [reading, spare] = [spare, reading];
-      if (position + chunkBytes < written.bytes) next = read(reading, position + chunkBytes);
-      hash.update(chunk);
-      const expected = Math.min(chunkBytes, written.bytes - position);
-      for (let start = 0; start < expected; start += rangeBytes) {
-        const checksum = crc32(chunk.subarray(start, start + rangeBytes));
-        if (chunk.length < Math.min(start + rangeBytes, expected) || checksum !== rangeChecksum(position + start)) {
-          const end = Math.min(position + start + rangeBytes, written.bytes);
-          throw differs(disk, `bytes ${position + start} to ${end - 1}`);
-        }
-      }
-      onProgress?.({ phase: "verify", bytes: position + expected, totalBytes: written.bytes });
+    for (const window of windows) {
       signal.throwIfAborted();
+      const base = windowOf(window[0]);
+      const groups = window.map(({ parts }) =>
+        parts.map(({ start, end }) => ({ start: start - base, end: end - base })),
+      );
+      reading.moveTo(base);
+      const read = await reading.read(disk, groups.flat(), gapBytes);
+      await comparing;
+      const { memory } = reading;
+      const compare = async (): Promise<void> => {
+        const checksums = await digests.update(memory, groups);
+        for (const [index, cell] of window.entries()) {
+          const isRead = groups[index]?.every(({ start, end }) =>
+            read.some((run) => run.start <= start && run.end >= end),
+          );
+          if (isRead !== true || checksums[index] !== cell.checksum) throw differs(disk, boundsOf(cell));
+        }
+        bytes += groups.flat().reduce((sum, { start, end }) => sum + end - start, 0);
+        onCompared(bytes);
+      };
+      comparing = compare();
+      // Awaited one round later.
+      comparing.catch(() => {});
+      [reading, spare] = [spare, reading];
+    }
+    await comparing;
+    if ((await digests.sha256()) !== writtenSha256) {
+      throw differs(disk, {
+        start: boundsOf(windows[0]?.[0] ?? { parts: [] }).start,
+        end: boundsOf(windows.at(-1)?.at(-1) ?? { parts: [] }).end,
+      });
     }
   } finally {
-    await next.catch(() => {});
-  }
-  if (hash.digest("hex") !== written.sha256) throw differs(disk, `bytes 0 to ${written.bytes - 1}`);
-
-  function rangeChecksum(position: number): number | undefined {
-    return written.checksums[position / rangeBytes];
+    await comparing.catch(() => {});
+    await digests.close();
   }
 }
 
-function differs(disk: OpenDisk, range: string): AgentError {
-  return new AgentError("E_DIGEST", `${disk.name} holds other bytes than were written to it: ${range} differ`, {
-    hint: "the medium or its reader is bad",
-  });
+function byWindows(cells: readonly Cell[]): Cell[][] {
+  const windows: Cell[][] = [];
+  for (const cell of cells) {
+    const last = windows.at(-1);
+    if (last !== undefined && windowOf(last[0]) === windowOf(cell)) last.push(cell);
+    else windows.push([cell]);
+  }
+  return windows;
+}
+
+function windowOf(cell: Cell | undefined): number {
+  const { start } = boundsOf(cell ?? { parts: [] });
+  return start - (start % windowBytes);
+}
+
+function differs(disk: OpenDisk, { start, end }: { readonly start: number; readonly end: number }): AgentError {
+  const text = `${disk.name} holds other bytes than were written to it: bytes ${start} to ${end - 1} differ`;
+  return new AgentError("E_DIGEST", text, { hint: "the medium or its reader is bad" });
 }

@@ -1,18 +1,22 @@
-import { createHash } from "node:crypto";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { crc32 } from "node:zlib";
-import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../../agent/driver/errors.ts";
+import { toAgentError } from "../../../agent/driver/errors.ts";
 import type { Logger } from "../../../agent/driver/log.ts";
 import type { ByteRange, FlashTarget } from "../../../agent/driver/receipt.ts";
 import type { ContentEncoding } from "../../../agent/driver/resource.ts";
 import type { Bmap } from "../image/bmap.ts";
+import { openImage, type OpenImage } from "../image/open-image.ts";
+import { bytesOf, rangesOf } from "./cells.ts";
+import { checksumsOf, copyIn, type Copied } from "./copy-in.ts";
 import { openDisk, type DiskOptions, type OpenDisk, type Target } from "./disk.ts";
 import { formatBytes } from "./facts.ts";
-import { refused } from "./protection.ts";
-import type { WrittenBlocks } from "./remembered.ts";
-import { compareWithMedium, rangeBytes, type Written } from "./verify.ts";
+import { identify } from "./identity.ts";
+import { ProgressMeter, type Progress } from "./progress.ts";
+import { tooLarge } from "./protection.ts";
+import type { BlockChecksums, WrittenBlocks } from "./remembered.ts";
+import { syncUntil } from "./sync.ts";
+import { compareWithMedium } from "./verify.ts";
 
 export interface WriteOptions extends DiskOptions {
   /** Reads everything back from the medium and compares. */
@@ -26,22 +30,20 @@ export interface WriteOptions extends DiskOptions {
   readonly format?: "auto" | "raw" | undefined;
   /** Only what it maps is written, and compared with its checksums on the way. */
   readonly bmap?: Bmap | undefined;
+  /** Of the stream as it comes, when that is known: to tell how long it takes. */
+  readonly givenBytes?: number | undefined;
   /** What is known to be on the medium is read and compared, and written only where it differs. */
   readonly remembered?: WrittenBlocks | undefined;
 }
 
-export interface Progress {
-  readonly phase: "write" | "sync" | "verify" | "leeway";
-  /** Of this phase: acknowledged by the device, or read back and found right. */
-  readonly bytes: number;
-  /** Undefined while the image's size is not known. */
-  readonly totalBytes: number | undefined;
-}
+export type { Progress };
 
 export interface TransferContext {
   readonly signal: AbortSignal;
   readonly log: Logger;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Called before the first byte is written. */
+  readonly onReady?: ((target: FlashTarget) => void) | undefined;
 }
 
 export interface WriteReport {
@@ -74,17 +76,15 @@ export interface WriteReport {
   readonly seconds: { readonly wait: number; readonly write: number; readonly sync: number; readonly verify: number };
 }
 
-/** Of one write; erase blocks of cards are not larger as a rule. */
-const chunkBytes = 4 * rangeBytes;
 /** Through the page cache, so many bytes are let run up before they are put on the device. */
 const syncEveryBytes = 32 * 1024 * 1024;
 const logEveryBytes = 50 * 1024 * 1024;
-const syncAgainAfterMs = 1_000;
 
 /**
- * Writes an image to a whole disk, receiving the next piece while one is written; two pieces of 4 MiB are in memory. When it has returned,
+ * Writes an image to a whole disk, receiving the next piece while one is written; a few pieces of 4 MiB are in memory. When it has returned,
  * the bytes are on the medium, and are read back from there unless that is switched off. When it has thrown, nothing is under way any more.
- * @throws AgentError E_TARGET (refused), E_TIMEOUT (no medium, no end of fsync), E_DEVICE_OFFLINE (medium lost), E_IO, E_DIGEST (the medium holds
+ * @throws AgentError E_TARGET (refused), E_TIMEOUT (no medium, no end of fsync), E_DEVICE_OFFLINE (medium lost), E_IO, E_ENCODING (the image is
+ *   damaged or cut off), E_INVALID (a block map of another image), E_DIGEST (the image is not what its checksums promise, or the medium holds
  *   other bytes); what the source fails with; the reason of the signal
  */
 export async function writeImage(
@@ -102,28 +102,42 @@ export async function writeImage(
     throw error;
   });
   try {
-    const wait = clock();
+    const { target, mediumKey } = await identify(disk);
     const medium = await describeMedium(place, context);
+    context.onReady?.(target);
     log.info(`storage device ${disk.name} is ready${medium === undefined ? "" : `: ${medium}`}`);
-    const written = await copyIn(source, disk, options, context);
+    const remembered = mediumKey === undefined ? undefined : options.remembered;
+    const recalled = await remembered?.recall(mediumKey ?? "");
+    // However this ends: nothing is known of a medium that is being written.
+    await remembered?.forget(mediumKey ?? "");
+    const wait = clock();
+    const meter = new ProgressMeter(context.onProgress, options.givenBytes);
+    const { image, given, copied } = await transfer(source, disk, recalled, options, { ...context, meter });
+    const bytes = image.bytes();
     const write = clock();
     log.info(`fsyncing storage device ${disk.name}, please wait`);
-    context.onProgress?.({ phase: "sync", bytes: 0, totalBytes: written.bytes });
+    meter.tell("sync", 0, bytes);
     const { failures } = await syncUntil(disk, options, context);
     const sync = clock();
     // The kernel reports a lost page once; a later success says nothing about it.
     const mustLook = failures > 0 && !options.verify;
     if (mustLook) log.warn(`fsync of ${disk.name} failed at first: what was written is read back`);
     const verified = options.verify || mustLook;
-    if (verified) await compareWithMedium(disk, written, context);
+    const changed = copied.cells.filter(({ isUnchanged }) => !isUnchanged);
+    if (verified) {
+      log.info(`reading back storage device ${disk.name}`);
+      const total = bytesOf(changed);
+      meter.tell("verify", 0, total);
+      await compareWithMedium(disk, copied, { signal, onCompared: (done) => meter.tell("verify", done, total) });
+    }
     const verify = clock();
-    const { bytes, sha256 } = written;
-    const target: FlashTarget = { path: disk.name, bytes: disk.sizeBytes, model: disk.facts?.model };
-    log.info(
-      `written ${formatBytes(bytes)} to storage device ${disk.name}${verified ? ", read back and compared" : ""}`,
-    );
+    await remembered?.remember(mediumKey ?? "", checksumsOf(copied.cells));
+    const unchanged = copied.cells.filter(({ isUnchanged }) => isUnchanged);
+    const skipped = unchanged.length === 0 ? "" : `, ${formatBytes(bytesOf(unchanged))} were there already`;
+    const read = verified ? ", read back and compared" : "";
+    log.info(`written ${formatBytes(bytesOf(changed))} to storage device ${disk.name}${read}${skipped}`);
     if (options.leewayMs > 0) {
-      context.onProgress?.({ phase: "leeway", bytes, totalBytes: bytes });
+      meter.tell("leeway", bytes, bytes);
       await sleep(options.leewayMs, undefined, { signal });
     }
     return {
@@ -131,14 +145,14 @@ export async function writeImage(
       medium,
       deviceBytes: disk.sizeBytes,
       target,
-      encoding: null,
-      imageFormat: "raw",
-      given: { bytes, sha256 },
+      encoding: image.encoding,
+      imageFormat: image.imageFormat,
+      given,
       bytes,
-      mappedBytes: bytes,
-      mappedSha256: sha256,
-      written: bytes === 0 ? [] : [{ start: 0, end: bytes }],
-      unchanged: [],
+      mappedBytes: bytesOf(copied.cells),
+      mappedSha256: copied.sha256,
+      written: rangesOf(changed),
+      unchanged: rangesOf(unchanged),
       verified,
       direct: disk.isDirect,
       retries: disk.retries,
@@ -163,132 +177,66 @@ async function describeMedium(target: Target, { signal, log }: TransferContext):
   }
 }
 
-async function copyIn(
+interface Transferred {
+  readonly image: OpenImage;
+  readonly given: WriteReport["given"];
+  readonly copied: Copied;
+}
+
+/** From the first byte of the source to the last acknowledged write. */
+async function transfer(
   source: Readable,
   disk: OpenDisk,
+  recalled: BlockChecksums | undefined,
   options: WriteOptions,
-  context: TransferContext,
-): Promise<Written> {
-  const { signal, log } = context;
-  const hash = createHash("sha256");
-  const checksums: number[] = [];
-  let [filling, spare] = [disk.calls.alignedBuffer(chunkBytes), disk.calls.alignedBuffer(chunkBytes)];
-  let filled = 0;
-  let position = 0;
+  { signal, log, meter }: TransferContext & { readonly meter: ProgressMeter },
+): Promise<Transferred> {
   let unsynced = 0;
   let toLog = 0;
-  let inFlight: Promise<void> = Promise.resolve();
-
-  const put = async (chunk: Buffer, at: number): Promise<void> => {
-    await disk.writeAt(chunk, at);
-    unsynced += chunk.length;
-    if (!disk.isDirect && unsynced >= syncEveryBytes) {
-      // Otherwise progress is that of memory, and the rest waits in one long fsync.
-      await syncUntil(disk, options, context);
-      await disk.calls.forget(disk.file.fd);
-      unsynced = 0;
-    }
-    const bytes = at + chunk.length;
-    context.onProgress?.({ phase: "write", bytes, totalBytes: options.imageBytes });
-    if (bytes > toLog) {
-      log.info(`written ${Math.round(bytes / (1024 * 1024))} MB to storage device ${disk.name}`);
-      toLog += logEveryBytes;
-    }
-  };
-  const flush = async (): Promise<void> => {
-    if (disk.sizeBytes !== undefined && position + filled > disk.sizeBytes) {
-      throw refused(disk.name, undefined, `the image is larger than its ${disk.sizeBytes} bytes`, "written to its end");
-    }
-    const image = filling.subarray(0, filled);
-    for (let start = 0; start < filled; start += rangeBytes) {
-      checksums.push(crc32(image.subarray(start, start + rangeBytes)));
-    }
-    await inFlight;
-    const chunk = filled % disk.blockBytes === 0 ? image : await padded(disk, filling, filled, position);
-    inFlight = put(chunk, position);
-    // Whoever comes next awaits it; until then a failure must not count as unhandled.
-    inFlight.catch(() => {});
-    position += filled;
-    filled = 0;
-    [filling, spare] = [spare, filling];
-  };
-
-  try {
-    await pipeline(
-      source,
-      async (pieces: AsyncIterable<Buffer>) => {
-        for await (const piece of pieces) {
-          hash.update(piece);
-          for (let taken = 0; taken < piece.length;) {
-            const count = piece.copy(filling, filled, taken);
-            taken += count;
-            filled += count;
-            if (filled === filling.length) await flush();
-          }
+  const run = async (stream: AsyncIterable<Buffer>): Promise<Transferred> => {
+    const image = await openImage(stream, options);
+    try {
+      const { promisedBytes, given } = image;
+      if (promisedBytes !== undefined && disk.sizeBytes !== undefined && promisedBytes > disk.sizeBytes) {
+        throw tooLarge(disk.name, promisedBytes, disk.sizeBytes);
+      }
+      if (recalled !== undefined && !disk.isDirect) await disk.calls.forget(disk.file.fd);
+      const onWindow = async (writtenBytes: number, reached: number): Promise<void> => {
+        unsynced += writtenBytes;
+        if (!disk.isDirect && unsynced >= syncEveryBytes) {
+          // Otherwise progress is that of memory, and the rest waits in one long fsync.
+          await syncUntil(disk, options, { signal, log });
+          await disk.calls.forget(disk.file.fd);
+          unsynced = 0;
         }
-        if (filled > 0) await flush();
-        await inFlight;
-      },
-      { signal },
-    );
+        meter.tell("write", reached, promisedBytes ?? options.imageBytes, given.bytes());
+        if (reached > toLog) {
+          log.info(`written ${Math.round(reached / (1024 * 1024))} MB to storage device ${disk.name}`);
+          toLog += logEveryBytes;
+        }
+      };
+      const copied = await copyIn(image, disk, { recalled, onWindow });
+      await setLength(disk, image.bytes());
+      return { image, given: { bytes: given.bytes(), sha256: given.sha256() ?? copied.sha256 }, copied };
+    } finally {
+      image.close();
+    }
+  };
+  let running: Promise<Transferred> | undefined;
+  try {
+    return await pipeline(source, (stream: AsyncIterable<Buffer>) => (running = run(stream)), { signal });
   } finally {
-    await inFlight.catch(() => {});
+    // A pipeline that is given up does not wait for its last part.
+    await running?.catch(() => {});
   }
-  await cutToLength(disk, position);
-  return { bytes: position, sha256: hash.digest("hex"), checksums };
 }
 
-/** The last piece up to the end of its block, with what the medium holds after the image. */
-async function padded(disk: OpenDisk, buffer: Buffer, bytes: number, position: number): Promise<Buffer> {
-  const within = bytes % disk.blockBytes;
-  const start = bytes - within;
-  const block = disk.calls.alignedBuffer(disk.blockBytes);
-  const held = await disk.readAt(block, position + start);
-  block.fill(0, held);
-  block.copy(buffer, bytes, within);
-  return buffer.subarray(0, start + disk.blockBytes);
-}
-
-/** A file that the last whole block has made longer than the image and what was there before. */
-async function cutToLength(disk: OpenDisk, bytes: number): Promise<void> {
-  if (disk.sizeBytes !== undefined || bytes % disk.blockBytes === 0) return;
+/** A file is as long as the image, or what was there before: not shorter for a hole at its end, not longer for a last whole block. */
+async function setLength(disk: OpenDisk, bytes: number): Promise<void> {
+  if (disk.sizeBytes !== undefined) return;
   const { size } = await disk.file.stat();
   const length = Math.max(bytes, disk.fileBytes);
-  if (size > length) await disk.file.truncate(length);
-}
-
-/**
- * Repeats fsync while the device answers EIO, as readers do that are busy or were reset.
- * @returns how often it failed. @throws AgentError E_TIMEOUT, E_IO, E_DEVICE_OFFLINE
- */
-async function syncUntil(
-  disk: OpenDisk,
-  { fsyncTimeoutMs }: WriteOptions,
-  { signal, log }: TransferContext,
-): Promise<{ failures: number }> {
-  const deadlineMs = performance.now() + fsyncTimeoutMs;
-  for (let failures = 0; ; failures += 1) {
-    signal.throwIfAborted();
-    try {
-      await disk.file.sync();
-      return { failures };
-    } catch (error) {
-      if (!(await disk.isThere())) {
-        throw new DeviceOffline(`the medium of ${disk.name} has gone before all was on it`, { cause: error });
-      }
-      if (!isSystemError(error) || error.code !== "EIO") {
-        throw new AgentError("E_IO", `fsync of ${disk.name} failed: ${toAgentError(error).message}`, { cause: error });
-      }
-      if (performance.now() >= deadlineMs) {
-        const seconds = fsyncTimeoutMs / 1_000;
-        throw new AgentError("E_TIMEOUT", `fsync of ${disk.name} failed for storage_fsync_timeout (${seconds} s)`, {
-          cause: error,
-        });
-      }
-      log.warn(`fsync of ${disk.name}: EIO, trying again`);
-      await sleep(syncAgainAfterMs, undefined, { signal });
-    }
-  }
+  if (size !== length) await disk.file.truncate(length);
 }
 
 /** @returns seconds since the last time it was asked */

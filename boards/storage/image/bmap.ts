@@ -78,7 +78,12 @@ function rootOf(file: Uint8Array): XmlElement {
 
 function rangesOf(
   map: XmlElement,
-  { imageBytes, blockBytes, checksumName, checksumType }: Pick<Bmap, "imageBytes" | "blockBytes" | "checksumType"> & {
+  {
+    imageBytes,
+    blockBytes,
+    checksumName,
+    checksumType,
+  }: Pick<Bmap, "imageBytes" | "blockBytes" | "checksumType"> & {
     readonly checksumName: string;
   },
 ): MappedRange[] {

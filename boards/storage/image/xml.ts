@@ -34,7 +34,10 @@ export function parseXml(text: string): XmlElement {
     throw new SyntaxError(`line ${text.slice(0, at).split("\n").length}: ${what}`);
   };
   const plain = (escaped: string): string =>
-    escaped.replace(/&([^;&\s]{0,10});?/g, (_, name: string) => entities[name] ?? wrong(`there is no entity &${name};`));
+    escaped.replace(
+      /&([^;&\s]{0,10});?/g,
+      (_, name: string) => entities[name] ?? wrong(`there is no entity &${name};`),
+    );
   while (at < text.length) {
     token.lastIndex = at;
     const found = token.exec(text) ?? wrong("this is not XML");

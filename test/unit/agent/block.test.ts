@@ -43,7 +43,7 @@ test("memory for direct reads and writes begins where it must", async () => {
   const calls = await loadBlockCalls();
   const { default: koffi } = await import("koffi");
   for (const alignment of [512, 4096, 65_536]) {
-    const buffers = [1, 511, 4096, 1_000_000].map((bytes) => calls.alignedBuffer(bytes, alignment));
+    const buffers = [1, 511, 4096, 1_000_000].map((bytes) => calls.alignedBuffer(bytes, { alignmentBytes: alignment }));
     for (const buffer of buffers) assert.equal(koffi.address(buffer) % BigInt(alignment), 0n);
     assert.deepEqual(
       buffers.map(({ length }) => length),

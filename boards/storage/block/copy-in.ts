@@ -1,0 +1,124 @@
+import type { OpenImage } from "../image/open-image.ts";
+import { boundsOf, byCells, cellBytes, windowBytes, type Cell } from "./cells.ts";
+import { Digests, type Part } from "./digests.ts";
+import type { OpenDisk } from "./disk.ts";
+import { tooLarge } from "./protection.ts";
+import type { BlockChecksums } from "./remembered.ts";
+import { Window } from "./window.ts";
+
+/** What an image has put on a disk. */
+export interface Copied {
+  /** In ascending order. */
+  readonly cells: readonly Cell[];
+  /** SHA-256 of all parts, one after the other, in hex. */
+  readonly sha256: string;
+  /** The same of those that were written. */
+  readonly writtenSha256: string;
+}
+
+export interface CopyOptions {
+  /** What may be on the disk already. */
+  readonly recalled: BlockChecksums | undefined;
+  /** Called after each window, before the next one is written. @param reached how far in the image */
+  readonly onWindow: (writtenBytes: number, reached: number) => Promise<void>;
+}
+
+/**
+ * Puts an image on a disk, window by window: while one is filled from the image, the one before it is written and digested. When it has
+ * thrown, nothing is under way any more.
+ */
+export async function copyIn(image: OpenImage, disk: OpenDisk, { recalled, onWindow }: CopyOptions): Promise<Copied> {
+  const cells: Cell[] = [];
+  const all = new Digests();
+  const written = recalled === undefined ? all : new Digests();
+  const held = recalled === undefined ? undefined : new Window(disk);
+  let [filling, spare] = [new Window(disk), new Window(disk)];
+  let inFlight: Promise<void> = Promise.resolve();
+
+  const put = async (window: Window): Promise<void> => {
+    const groups = byCells(window.parts);
+    const digesting = all.update(window.memory, groups);
+    // Awaited below, also when the disk fails meanwhile.
+    digesting.catch(() => {});
+    const unchanged = new Set<readonly Part[]>();
+    if (recalled !== undefined && held !== undefined) {
+      const checksums = await digesting;
+      const likely = groups.filter((parts, index) => {
+        const known = recalled.checksums[Math.floor((window.base + (parts[0]?.start ?? 0)) / cellBytes)] ?? 0;
+        return known !== 0 && known === checksums[index];
+      });
+      for (const parts of await equalOn(disk, window, likely, held)) unchanged.add(parts);
+    }
+    const changed = groups.filter((parts) => !unchanged.has(parts));
+    const [checksums] = await Promise.all([
+      digesting,
+      window.write(disk, changed.flat()),
+      written === all ? undefined : written.update(window.memory, changed),
+    ]);
+    for (const [index, parts] of groups.entries()) {
+      cells.push({
+        parts: parts.map(({ start, end }) => ({ start: window.base + start, end: window.base + end })),
+        checksum: checksums[index] ?? 0,
+        isUnchanged: unchanged.has(parts),
+      });
+    }
+    const bytes = changed.flat().reduce((sum, { start, end }) => sum + end - start, 0);
+    await onWindow(bytes, window.base + (window.parts.at(-1)?.end ?? 0));
+  };
+  const flush = async (): Promise<void> => {
+    const end = filling.base + (filling.parts.at(-1)?.end ?? 0);
+    if (disk.sizeBytes !== undefined && end > disk.sizeBytes) throw tooLarge(disk.name, undefined, disk.sizeBytes);
+    await inFlight;
+    inFlight = put(filling);
+    // Whoever comes next awaits it; until then a failure must not count as unhandled.
+    inFlight.catch(() => {});
+    [filling, spare] = [spare, filling];
+    filling.moveTo(0);
+  };
+
+  try {
+    for await (const { at, bytes } of image.pieces) {
+      for (let taken = 0; taken < bytes.length;) {
+        const within = (at + taken) % windowBytes;
+        const base = at + taken - within;
+        if (filling.parts.length > 0 && filling.base !== base) await flush();
+        if (filling.parts.length === 0) filling.moveTo(base);
+        taken += filling.put(bytes, taken, within);
+        if (filling.isFull) await flush();
+      }
+    }
+    if (filling.parts.length > 0) await flush();
+    await inFlight;
+    const sha256 = await all.sha256();
+    return { cells, sha256, writtenSha256: written === all ? sha256 : await written.sha256() };
+  } finally {
+    await inFlight.catch(() => {});
+    await Promise.all([all.close(), written.close()]);
+  }
+}
+
+/** Those of the groups that the disk holds byte for byte, as it says itself. */
+async function equalOn(
+  disk: OpenDisk,
+  window: Window,
+  groups: readonly (readonly Part[])[],
+  held: Window,
+): Promise<(readonly Part[])[]> {
+  held.moveTo(window.base);
+  const read = await held.read(disk, groups.flat());
+  return groups.filter((parts) =>
+    parts.every(
+      ({ start, end }) =>
+        read.some((run) => run.start <= start && run.end >= end) &&
+        window.memory.compare(held.memory, start, end, start, end) === 0,
+    ),
+  );
+}
+
+/** What is worth remembering of it. */
+export function checksumsOf(cells: readonly Cell[]): BlockChecksums {
+  const numberOf = (cell: Cell | undefined) => Math.floor((cell === undefined ? -1 : boundsOf(cell).start) / cellBytes);
+  const checksums = new Uint32Array(numberOf(cells.at(-1)) + 1);
+  for (const cell of cells) checksums[numberOf(cell)] = cell.checksum;
+  return { blockBytes: cellBytes, checksums };
+}
