@@ -46,6 +46,17 @@ export interface Command<O extends Options = Options> {
   run(options: Given<O> & Given<typeof globalOptions>, words: readonly string[]): Promise<number>;
 }
 
+/** Commands that share their first word, as in `jmp-agent bundle push`. */
+export interface CommandGroup {
+  readonly summary: string;
+  readonly commands: Commands;
+  /** Further text of the help. */
+  readonly notes?: string;
+}
+
+/** By name; each is loaded only when it is called. */
+export type Commands = Readonly<Record<string, { summary: string; load(): Promise<Command | CommandGroup> }>>;
+
 export function defineCommand<const O extends Options>(command: Command<O>): Command<O> {
   return command;
 }
@@ -128,6 +139,19 @@ export function commandHelp({ name, summary, words, options, notes }: Command): 
   const sections = [...groups].map(([group, lines]) => `${group}:\n${table(lines, width)}`);
   const usage = `Usage: jmp-agent ${name} [OPTIONS]${words === undefined ? "" : ` ${words.usage}`}`;
   return [usage, summary, ...sections, ...(notes === undefined ? [] : [notes.trim()])].join("\n\n") + "\n";
+}
+
+/** The text of `jmp-agent --help` and `jmp-agent GROUP --help`. @param words what stands before the command's name */
+export function groupHelp({ summary, commands, notes }: CommandGroup, words: readonly string[]): string {
+  const width = Math.max(...Object.keys(commands).map((name) => name.length));
+  const list = table(
+    Object.entries(commands).map(([name, listed]) => [name, listed.summary] as const),
+    width,
+  );
+  const start = ["jmp-agent", ...words].join(" ");
+  const usage = `Usage: ${start} ${words.length === 0 ? "[--log-level LEVEL] [--log-format FORMAT] " : ""}COMMAND ...`;
+  const more = `'${start} COMMAND --help' tells more about one of them.`;
+  return [usage, summary, `Commands:\n${list}`, ...(notes === undefined ? [] : [notes.trim()]), more].join("\n\n") + "\n";
 }
 
 export function table(lines: readonly (readonly [string, string])[], width: number): string {

@@ -1,12 +1,7 @@
-import type { Command } from "./command.ts";
-
-interface Listed {
-  readonly summary: string;
-  load(): Promise<Command>;
-}
+import type { Commands } from "./command.ts";
 
 /** Every command: one file, one line. */
-export const commands: Readonly<Record<string, Listed>> = {
+export const commands: Commands = {
   run: {
     summary: "Serve the drivers of an exporter configuration",
     load: async () => (await import("./run.ts")).run,
@@ -30,6 +25,10 @@ export const commands: Readonly<Record<string, Listed>> = {
   flash: {
     summary: "Flash a board by netboot and read its disk back",
     load: async () => (await import("./flash.ts")).flashBoard,
+  },
+  bundle: {
+    summary: "Build, push, pull, verify and carry flasher bundles",
+    load: async () => (await import("./bundle/commands.ts")).bundle,
   },
   boot: {
     summary: "Serve boot files to boards over TFTP, HTTP and DHCP, without an exporter",
