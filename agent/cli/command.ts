@@ -151,7 +151,9 @@ export function groupHelp({ summary, commands, notes }: CommandGroup, words: rea
   const start = ["jmp-agent", ...words].join(" ");
   const usage = `Usage: ${start} ${words.length === 0 ? "[--log-level LEVEL] [--log-format FORMAT] " : ""}COMMAND ...`;
   const more = `'${start} COMMAND --help' tells more about one of them.`;
-  return [usage, summary, `Commands:\n${list}`, ...(notes === undefined ? [] : [notes.trim()]), more].join("\n\n") + "\n";
+  return (
+    [usage, summary, `Commands:\n${list}`, ...(notes === undefined ? [] : [notes.trim()]), more].join("\n\n") + "\n"
+  );
 }
 
 export function table(lines: readonly (readonly [string, string])[], width: number): string {

@@ -62,3 +62,12 @@ export function verify(bytes: Uint8Array, expected: Digest, name: string): void 
 function mismatch(name: string, expected: string, got: string): AgentError {
   return new AgentError("E_DIGEST", `${name} is not what its digest says: expected ${expected}, got ${got}`);
 }
+
+/** Where cosign keeps the signature of an image: a tag beside it, made of its digest. */
+export function signatureTagOf(digest: Digest): string {
+  return `${digest.replace(":", "-")}.sig`;
+}
+
+export function isSignatureTag(tag: string): boolean {
+  return tag.endsWith(".sig") && isDigest(tag.slice(0, -".sig".length).replace("-", ":"));
+}

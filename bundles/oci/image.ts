@@ -39,6 +39,7 @@ const imageManifest = z.object({
   schemaVersion: z.literal(2),
   mediaType: z.string().optional(),
   artifactType: z.string().optional(),
+  config: descriptor.optional(),
   layers: z.array(descriptor).max(mostLayers),
 });
 const imageIndex = z.object({
@@ -57,11 +58,19 @@ export interface RawManifest {
   readonly mediaType: string | undefined;
 }
 
+/** A manifest or index of which it is known which of the two it is. */
+export interface TypedManifest extends RawManifest {
+  readonly mediaType: string;
+}
+
 /**
  * Reads a manifest or an index, whichever it says it is.
  * @throws AgentError E_INVALID if it is neither, or its media type and content disagree
  */
-export function readManifest(raw: RawManifest, name: string): { image: ImageManifest } | { index: ImageIndex } {
+export function readManifest(
+  raw: RawManifest,
+  name: string,
+): { mediaType: string } & ({ image: ImageManifest } | { index: ImageIndex }) {
   let document: unknown;
   try {
     document = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(raw.bytes));
@@ -75,8 +84,8 @@ export function readManifest(raw: RawManifest, name: string): { image: ImageMani
     const said = `${raw.mediaType ?? "nothing"} outside and ${declared ?? "nothing"} inside`;
     throw new AgentError("E_INVALID", `the manifest of ${name} has no clear media type: ${said}`);
   }
-  if (manifestTypes.has(mediaType)) return { image: check(imageManifest, document, name) };
-  if (indexTypes.has(mediaType)) return { index: check(imageIndex, document, name) };
+  if (manifestTypes.has(mediaType)) return { mediaType, image: check(imageManifest, document, name) };
+  if (indexTypes.has(mediaType)) return { mediaType, index: check(imageIndex, document, name) };
   throw new AgentError(
     "E_INVALID",
     `the manifest of ${name} has media type ${JSON.stringify(mediaType.slice(0, 100))}`,

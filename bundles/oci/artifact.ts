@@ -1,0 +1,78 @@
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { AgentError } from "../../agent/driver/errors.ts";
+import { digestOf, type Digest } from "./digest.ts";
+import { bundleArtifactType, imageManifestType, titleAnnotation } from "./image.ts";
+import type { Source } from "./source.ts";
+
+/** A file that becomes a layer. */
+export interface ArtifactFile {
+  /** Path inside the bundle. */
+  readonly title: string;
+  readonly path: string;
+}
+
+// The OCI image specification's "guidance for an empty descriptor".
+const emptyConfig = Buffer.from("{}");
+const emptyConfigDescriptor = {
+  mediaType: "application/vnd.oci.empty.v1+json",
+  digest: digestOf(emptyConfig),
+  size: emptyConfig.length,
+  data: emptyConfig.toString("base64"),
+};
+
+/**
+ * Files as a flasher bundle: an OCI artifact with one titled layer per file, as `oras push` makes it. The same files make
+ * the same digest, as nothing in it tells when, where or by whom it was made.
+ */
+export async function artifactOf(
+  files: readonly ArtifactFile[],
+  signal: AbortSignal,
+): Promise<{ source: Source; digest: Digest }> {
+  const paths = new Map<Digest, string>();
+  const layers = [];
+  for (const { title, path } of [...files].sort(byTitle)) {
+    const hash = createHash("sha256");
+    let size = 0;
+    const measure = async (chunks: AsyncIterable<Buffer>) => {
+      for await (const chunk of chunks) {
+        hash.update(chunk);
+        size += chunk.length;
+      }
+    };
+    await pipeline(createReadStream(path), measure, { signal });
+    const digest: Digest = `sha256:${hash.digest("hex")}`;
+    paths.set(digest, path);
+    const mediaType = /\.ya?ml$/.test(title) ? "application/yaml" : "application/octet-stream";
+    layers.push({ mediaType, digest, size, annotations: { [titleAnnotation]: title } });
+  }
+  const manifest = {
+    schemaVersion: 2,
+    mediaType: imageManifestType,
+    artifactType: bundleArtifactType,
+    config: emptyConfigDescriptor,
+    layers,
+  };
+  const bytes = Buffer.from(JSON.stringify(manifest));
+  const digest = digestOf(bytes);
+  const source: Source = {
+    resolve: () => Promise.resolve(digest),
+    manifest: () => Promise.resolve({ bytes, mediaType: imageManifestType }),
+    blob: (expected, { from = 0 }) => {
+      const path = paths.get(expected.digest);
+      if (path !== undefined) return Promise.resolve(createReadStream(path, { start: from }));
+      if (expected.digest === emptyConfigDescriptor.digest)
+        return Promise.resolve(Readable.from([emptyConfig.subarray(from)]));
+      return Promise.reject(new AgentError("E_INVALID", `the bundle has no blob ${expected.digest}`));
+    },
+    close: () => Promise.resolve(),
+  };
+  return { source, digest };
+}
+
+/** By code units, whatever the host's language. */
+function byTitle(a: ArtifactFile, b: ArtifactFile): number {
+  return a.title < b.title ? -1 : a.title > b.title ? 1 : 0;
+}
