@@ -21,7 +21,8 @@ export const acceptedManifestTypes = [...manifestTypes, ...indexTypes];
 
 /** The distribution specification asks registries to take manifests up to 4 MiB; no more is read of one. */
 export const largestManifestBytes = 4 * 1024 * 1024;
-const mostLayers = 1000;
+/** Of an image; more is no bundle. */
+export const mostLayers = 1000;
 
 const digest = z.string().refine((text): text is Digest => isDigest(text), "not a sha256 or sha512 digest");
 const annotations = z.record(z.string(), z.string()).nullish();

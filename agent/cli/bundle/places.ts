@@ -1,0 +1,151 @@
+import { readFile } from "node:fs/promises";
+import { resolve } from "node:path";
+import { archiveSource } from "../../../bundles/oci/archive.ts";
+import { openArchiveSink } from "../../../bundles/oci/archive-sink.ts";
+import { findCredential } from "../../../bundles/oci/credentials.ts";
+import type { Digest } from "../../../bundles/oci/digest.ts";
+import { layoutSource } from "../../../bundles/oci/layout.ts";
+import { openLayoutSink } from "../../../bundles/oci/layout-sink.ts";
+import { formatReference, parseReference, type Reference } from "../../../bundles/oci/reference.ts";
+import { openRegistry, type RegistryOptions } from "../../../bundles/oci/registry.ts";
+import { openRegistrySink } from "../../../bundles/oci/registry-sink.ts";
+import type { Sink } from "../../../bundles/oci/sink.ts";
+import type { Source } from "../../../bundles/oci/source.ts";
+import { AgentError } from "../../driver/errors.ts";
+import type { Given, Options } from "../command.ts";
+
+const group = "Registries";
+
+export const registryOptions = {
+  "plain-http": {
+    type: "string",
+    value: "HOST",
+    multiple: true,
+    help: "registry (host or host:port) that is spoken to without TLS",
+    group,
+  },
+  "registry-ca": { type: "string", value: "FILE", help: "PEM file of a certificate authority to trust as well", group },
+} as const satisfies Options;
+
+/** For the help of every command that takes a place. */
+export const placesNote = `
+REF is an image in a registry ([HOST[:PORT]/]NAMESPACE/NAME[:TAG][@DIGEST]), in an image layout (oci-layout:DIR[:TAG]) or in
+a tar archive of one (oci-archive:FILE[:TAG]).
+Logins are those of docker and podman, or OCI_USERNAME and OCI_PASSWORD.`;
+
+/** A tar archive of an image layout. */
+interface ArchivePlace {
+  readonly kind: "archive";
+  readonly path: string;
+  readonly tag: string | undefined;
+}
+
+/** Where an image is, or is to be. */
+export type Place = Exclude<Reference, { kind: "file" }> | ArchivePlace;
+
+export interface PlaceOptions extends Given<typeof registryOptions> {
+  /** OCI_USERNAME and OCI_PASSWORD name no registry; of two, only the one that is written to gets them. */
+  readonly withoutEnvironment?: boolean;
+}
+
+/** @throws AgentError E_USAGE */
+export function parsePlace(text: string): Place {
+  if (text.startsWith("oci-archive:")) {
+    const [, path = "", tag] = /^(.*?)(?::(\w[\w.-]{0,127}))?$/.exec(text.slice("oci-archive:".length)) ?? [];
+    if (path === "") throw new AgentError("E_USAGE", `${JSON.stringify(text)} names no file`);
+    return { kind: "archive", path: resolve(path), tag };
+  }
+  const reference = readReference(text);
+  if (reference.kind !== "file") return reference;
+  throw new AgentError("E_USAGE", `${text} is a plain directory, no image`, {
+    hint: "'jmp-agent bundle build DIR --output REF' makes a bundle of a directory",
+  });
+}
+
+/** What is wrong with a word of the command line is a usage error. */
+function readReference(text: string): Reference {
+  try {
+    return parseReference(text);
+  } catch (error) {
+    if (!(error instanceof AgentError)) throw error;
+    throw new AgentError("E_USAGE", error.message, { hint: error.hint, cause: error });
+  }
+}
+
+export function formatPlace(place: Place): string {
+  if (place.kind !== "archive") return formatReference(place);
+  return `oci-archive:${place.path}${place.tag === undefined ? "" : `:${place.tag}`}`;
+}
+
+/** An image that can be read. */
+export interface OpenedPlace {
+  readonly name: string;
+  readonly source: Source;
+  readonly digest: Digest;
+}
+
+/** Opens the place of an image for reading, and closes it after use. @throws AgentError */
+export async function readingFrom<T>(
+  place: Place,
+  options: PlaceOptions,
+  signal: AbortSignal,
+  use: (opened: OpenedPlace) => Promise<T>,
+): Promise<T> {
+  const source = await openSource(place, options);
+  try {
+    const pin = place.kind === "archive" ? undefined : place.digest;
+    return await use({ name: formatPlace(place), source, digest: pin ?? (await source.resolve(signal)) });
+  } finally {
+    await source.close();
+  }
+}
+
+/**
+ * Opens a place for writing, and closes it after use.
+ * @param from where the blobs come from: what is in the same registry need not travel
+ * @throws AgentError E_USAGE for a place that is named by digest
+ */
+export async function writingTo<T>(
+  place: Place,
+  options: PlaceOptions & { from?: Place },
+  use: (sink: Sink, tag: string) => Promise<T>,
+): Promise<T> {
+  if (place.kind !== "archive" && place.digest !== undefined) {
+    throw new AgentError("E_USAGE", `${formatPlace(place)}: what is written is named by a tag, its digest follows`);
+  }
+  const sink = await openSink(place, options);
+  try {
+    return await use(sink, place.tag ?? "latest");
+  } finally {
+    await sink.close();
+  }
+}
+
+async function openSource(place: Place, options: PlaceOptions): Promise<Source> {
+  if (place.kind === "archive") return await archiveSource(place.path, place.tag);
+  if (place.kind === "oci-layout") return layoutSource(place);
+  return openRegistry(place, await registryAccess(place, options));
+}
+
+async function openSink(place: Place, options: PlaceOptions & { from?: Place }): Promise<Sink> {
+  if (place.kind === "archive") return await openArchiveSink(place.path);
+  if (place.kind === "oci-layout") return await openLayoutSink(place);
+  const { from } = options;
+  const isNear = from?.kind === "registry" && from.host === place.host && from.repository !== place.repository;
+  return openRegistrySink(place, {
+    ...(await registryAccess(place, options)),
+    mountFrom: isNear ? from.repository : undefined,
+  });
+}
+
+async function registryAccess(
+  { host, repository }: { host: string; repository: string },
+  options: PlaceOptions,
+): Promise<RegistryOptions> {
+  const authority = options["registry-ca"];
+  return {
+    plainHttp: options["plain-http"] ?? [],
+    ca: authority === undefined ? undefined : await readFile(authority, "utf8"),
+    credential: await findCredential(host, repository, { useEnvironment: options.withoutEnvironment !== true }),
+  };
+}
