@@ -1,6 +1,4 @@
-import { access, constants, mkdir, readFile } from "node:fs/promises";
-import { homedir } from "node:os";
-import { join, resolve } from "node:path";
+import { access, constants, readFile } from "node:fs/promises";
 import * as z from "zod";
 import { defineDriver, type Call, type ChildrenContext, type OpenContext } from "../../agent/driver/driver.ts";
 import type { Entry } from "../../agent/driver/entry.ts";
@@ -8,6 +6,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
 import { fileOf, openBundle, type Bundle } from "../bundle.ts";
 import { BundleCache } from "../cache.ts";
+import { cacheDirectory } from "../cache-directory.ts";
 import { bootCommandOf, dtbVariantOf, parseManifest, withDefaultVariant, type FlasherManifest } from "../manifest.ts";
 import { formatReference, parseReference, type Reference } from "../oci/reference.ts";
 import { baseName, confinedPath } from "../paths.ts";
@@ -276,28 +275,6 @@ async function findFls(configured: string | undefined): Promise<string> {
     if (await isAccessible(path, constants.R_OK)) return path;
   }
   throw new AgentError("E_FAILED", `fls binary not found at ${candidates.join(" or ")}`);
-}
-
-/** The first place that can be written to: the Python exporter's, systemd's, the user's. */
-async function cacheDirectory(configured: string | undefined): Promise<string> {
-  if (configured !== undefined) return resolve(configured);
-  const { CACHE_DIRECTORY, XDG_CACHE_HOME } = process.env;
-  const [assigned] = CACHE_DIRECTORY?.split(":") ?? [];
-  const places = [
-    "/var/lib/jumpstarter/flasher",
-    ...(assigned ? [join(assigned, "flasher")] : []),
-    join(XDG_CACHE_HOME || join(homedir(), ".cache"), "jumpstarter", "flasher"),
-  ];
-  for (const place of places) {
-    const made = await mkdir(place, { recursive: true }).then(
-      () => true,
-      () => false,
-    );
-    if (made && (await isAccessible(place, constants.W_OK))) return place;
-  }
-  throw new AgentError("E_IO", `no place for bundles: none of ${places.join(", ")} can be written to`, {
-    hint: "set cache_dir in the flasher's config",
-  });
 }
 
 async function isAccessible(path: string, mode: number): Promise<boolean> {

@@ -70,11 +70,11 @@ export async function openArchiveSink(path: string): Promise<Sink> {
         held.add(expected.digest);
       });
     },
-    putManifest: async (raw, digest, { tag }) => {
+    putManifest: async (raw, digest, { named }) => {
       await inTurn(async () => {
         if (!held.has(digest)) await addBytes(blobName(digest), raw.bytes);
         held.add(digest);
-        if (tag !== undefined) entries.push({ raw, digest, tag });
+        if (named !== undefined) entries.push({ raw, digest, named });
       });
     },
     finish: async () => {

@@ -1,8 +1,7 @@
 import { open, type FileHandle } from "node:fs/promises";
 import { Readable } from "node:stream";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
-import { checkManifestSize, sourceOfLayout, type LayoutFiles } from "./layout.ts";
-import type { Source } from "./source.ts";
+import { checkManifestSize, sourceOfLayout, type LayoutFiles, type LayoutSource } from "./layout.ts";
 import { readTarHeader, tarBlockBytes } from "./tar-header.ts";
 
 /** A layout has one file for each blob; more is no bundle. */
@@ -19,7 +18,7 @@ interface Place {
  * @param tag undefined means: the only image, or else `latest`
  * @throws AgentError E_INVALID if it is none, or packed with gzip
  */
-export async function archiveSource(path: string, tag: string | undefined): Promise<Source> {
+export async function archiveSource(path: string, tag: string | undefined): Promise<LayoutSource> {
   const file = await open(path).catch((error: unknown) => {
     if (isSystemError(error) && error.code === "ENOENT") throw new AgentError("E_INVALID", `there is no file ${path}`);
     throw error;

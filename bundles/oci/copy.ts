@@ -1,6 +1,6 @@
 import { forEachBounded } from "./bounded.ts";
 import type { Digest } from "./digest.ts";
-import type { Sink } from "./sink.ts";
+import type { ImageName, Sink } from "./sink.ts";
 import type { Source } from "./source.ts";
 import { readTree } from "./tree.ts";
 
@@ -8,7 +8,7 @@ export interface CopyOptions {
   /** What errors call the image. */
   readonly name: string;
   /** The name that the copy gets. */
-  readonly tag: string;
+  readonly named: ImageName;
   readonly signal: AbortSignal;
   readonly onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
@@ -39,7 +39,7 @@ export async function copyImage(
   source: Source,
   digest: Digest,
   sink: Sink,
-  { name, tag, signal, onProgress }: CopyOptions,
+  { name, named, signal, onProgress }: CopyOptions,
 ): Promise<CopyReport> {
   const { manifests, blobs } = await readTree(source, digest, { name, signal });
   const totalBytes = blobs.reduce((sum, { size }) => sum + size, 0);
@@ -60,8 +60,8 @@ export async function copyImage(
     tell(blob.digest, blob.size);
   });
   for (const manifest of manifests) {
-    const named = manifest.digest === digest ? { tag } : {};
-    await sink.putManifest(manifest.raw, manifest.digest, { ...named, signal });
+    const options = manifest.digest === digest ? { named, signal } : { signal };
+    await sink.putManifest(manifest.raw, manifest.digest, options);
   }
   return { digest, blobs: blobs.length, movedBlobs, movedBytes };
 }

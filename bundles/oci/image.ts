@@ -8,6 +8,8 @@ export const imageManifestType = "application/vnd.oci.image.manifest.v1+json";
 export const imageIndexType = "application/vnd.oci.image.index.v1+json";
 export const titleAnnotation = "org.opencontainers.image.title";
 export const refNameAnnotation = "org.opencontainers.image.ref.name";
+/** How containerd calls the complete reference in an index of a layout. */
+export const imageNameAnnotation = "io.containerd.image.name";
 
 const manifestTypes = new Set([imageManifestType, "application/vnd.docker.distribution.manifest.v2+json"]);
 const indexTypes = new Set([imageIndexType, "application/vnd.docker.distribution.manifest.list.v2+json"]);

@@ -1,6 +1,7 @@
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Digest } from "./digest.ts";
-import { imageIndexType, readManifest, refNameAnnotation, type TypedManifest } from "./image.ts";
+import type { ImageName } from "./sink.ts";
+import { imageIndexType, imageNameAnnotation, readManifest, refNameAnnotation, type TypedManifest } from "./image.ts";
 
 // The OCI image layout specification, 1.0.0.
 export const layoutMarkFile = "oci-layout";
@@ -10,7 +11,7 @@ export const layoutMark = JSON.stringify({ imageLayoutVersion: "1.0.0" });
 export interface LayoutEntry {
   readonly raw: TypedManifest;
   readonly digest: Digest;
-  readonly tag: string;
+  readonly named: ImageName;
 }
 
 type IndexDocument = { manifests: { annotations?: Record<string, string> }[] };
@@ -22,20 +23,23 @@ type IndexDocument = { manifests: { annotations?: Record<string, string> }[] };
  */
 export function indexWith(before: string | undefined, entries: readonly LayoutEntry[], name: string): string {
   const index = before === undefined ? undefined : readIndex(before, name);
-  const tags = new Set(entries.map(({ tag }) => tag));
+  const tags = new Set(entries.map(({ named }) => named.tag));
   const others = index?.manifests.filter(({ annotations }) => !tags.has(annotations?.[refNameAnnotation] ?? "")) ?? [];
   const manifests = [...others, ...entries.map(describe)];
   return JSON.stringify({ schemaVersion: 2, mediaType: imageIndexType, ...index, manifests }, undefined, 2) + "\n";
 }
 
-function describe({ raw, digest, tag }: LayoutEntry): object {
+function describe({ raw, digest, named }: LayoutEntry): object {
   const { artifactType } = JSON.parse(Buffer.from(raw.bytes).toString("utf8")) as Record<string, unknown>;
   return {
     mediaType: raw.mediaType,
     digest,
     size: raw.bytes.length,
     ...(typeof artifactType === "string" ? { artifactType } : {}),
-    annotations: { [refNameAnnotation]: tag },
+    annotations: {
+      [refNameAnnotation]: named.tag,
+      ...(named.reference === undefined ? {} : { [imageNameAnnotation]: named.reference }),
+    },
   };
 }
 

@@ -46,9 +46,9 @@ export async function openLayoutSink({ directory }: LayoutReference): Promise<Si
     putBlob: async (expected, from, transfer) => {
       await publish(expected.digest, (path) => fetchBlob(from, expected, path, transfer));
     },
-    putManifest: async (raw, digest, { tag }) => {
+    putManifest: async (raw, digest, { named }) => {
       await publish(digest, (path) => writeDurably(path, Buffer.from(raw.bytes).toString("utf8")));
-      if (tag !== undefined) entries.push({ raw, digest, tag });
+      if (named !== undefined) entries.push({ raw, digest, named });
     },
     finish: async () => {
       const path = join(directory, "index.json");

@@ -3,7 +3,14 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
 import { isSignatureTag, type Digest } from "./digest.ts";
-import { largestManifestBytes, readManifest, refNameAnnotation, imageIndexType, type IndexEntry } from "./image.ts";
+import {
+  largestManifestBytes,
+  readManifest,
+  refNameAnnotation,
+  imageIndexType,
+  imageNameAnnotation,
+  type IndexEntry,
+} from "./image.ts";
 import { formatReference, type LayoutReference } from "./reference.ts";
 import type { Source } from "./source.ts";
 
@@ -18,13 +25,18 @@ export interface LayoutFiles {
   close(): Promise<void>;
 }
 
+export interface LayoutSource extends Source {
+  /** What an image of the layout is called elsewhere, if `index.json` tells. */
+  referenceOf(digest: Digest): Promise<string | undefined>;
+}
+
 /** Reads an OCI image layout, as `oras`, `skopeo` and `podman save --format oci-dir` write it. */
-export function layoutSource(reference: LayoutReference): Source {
+export function layoutSource(reference: LayoutReference): LayoutSource {
   return sourceOfLayout(directoryFiles(reference.directory, formatReference(reference)), reference.tag);
 }
 
 /** @param tag undefined means: the only image, or else `latest` */
-export function sourceOfLayout(files: LayoutFiles, tag: string | undefined): Source {
+export function sourceOfLayout(files: LayoutFiles, tag: string | undefined): LayoutSource {
   const { name } = files;
   const pathOf = (digest: Digest) => join("blobs", ...digest.split(":"));
   const entries = async () => {
@@ -46,6 +58,8 @@ export function sourceOfLayout(files: LayoutFiles, tag: string | undefined): Sou
       }
       return only.digest;
     },
+    referenceOf: async (digest) =>
+      (await entries()).find((entry) => entry.digest === digest)?.annotations?.[imageNameAnnotation],
     manifest: async (digest) => ({ bytes: await files.read(pathOf(digest)), mediaType: undefined }),
     blob: async ({ digest }, { from = 0 }) => await files.stream(pathOf(digest), from),
     close: () => files.close(),

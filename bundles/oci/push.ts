@@ -27,7 +27,7 @@ export async function pushBundle(
   const { source, digest } = await artifactOf(files, signal);
   const sink = openRegistrySink(reference, options);
   try {
-    await copyImage(source, digest, sink, { name: formatReference(reference), tag: reference.tag, signal });
+    await copyImage(source, digest, sink, { name: formatReference(reference), named: { tag: reference.tag }, signal });
     await sink.finish();
     return digest;
   } finally {

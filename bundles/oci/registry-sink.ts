@@ -77,9 +77,9 @@ export function openRegistrySink(reference: RegistryReference, options: Registry
     putBlob: async (expected, from, transfer) => {
       await withRetries(() => upload(expected, from, transfer), { signal: transfer.signal });
     },
-    putManifest: async (raw, digest, { tag, signal }) => {
+    putManifest: async (raw, digest, { named, signal }) => {
       const headers = { "content-type": raw.mediaType };
-      const path = `manifests/${tag ?? digest}`;
+      const path = `manifests/${named?.tag ?? digest}`;
       await withRetries(
         async () => {
           const answer = await registry.send({ method: "PUT", path, headers, body: raw.bytes, signal });
@@ -89,7 +89,7 @@ export function openRegistrySink(reference: RegistryReference, options: Registry
           if (kept !== undefined && kept !== digest) {
             throw new AgentError(
               "E_DIGEST",
-              `${reference.host} keeps ${repository}:${tag ?? digest} as ${kept}, not ${digest}`,
+              `${reference.host} keeps ${repository}:${named?.tag ?? digest} as ${kept}, not ${digest}`,
             );
           }
         },

@@ -10,13 +10,19 @@ export interface Sink {
   putBlob(expected: Expected, from: Pick<Source, "blob">, options: TransferOptions): Promise<void>;
   /**
    * Takes a manifest whose blobs, and whose manifests if it is an index, are there.
-   * @param tag the name under which it is found; without one it is only part of another
+   * @param options.named how it is found; without a name it is only part of another
    */
-  putManifest(raw: TypedManifest, digest: Digest, options: { tag?: string; signal: AbortSignal }): Promise<void>;
+  putManifest(raw: TypedManifest, digest: Digest, options: { named?: ImageName; signal: AbortSignal }): Promise<void>;
   /** All is there: in a layout or an archive, what has a tag is found from now on. A registry knows it already. */
   finish(): Promise<void>;
   /** Frees what is in use. Unless all was finished, an archive is gone and a layout names what it named before. */
   close(): Promise<void>;
+}
+
+export interface ImageName {
+  readonly tag: string;
+  /** What it is called elsewhere, e.g. `quay.io/boards/a:v1`; layouts and archives remember it. */
+  readonly reference?: string | undefined;
 }
 
 export interface TransferOptions {

@@ -38,8 +38,8 @@ Example:
       }
       if (unnamed.length > 0) process.stderr.write(`note: no manifest names ${unnamed.join(", ")}\n`);
       const built = await artifactOf(files, signal);
-      const report = await writingTo(place, options, (sink, tag) =>
-        copyShown({ name: directory, ...built }, sink, tag, signal),
+      const report = await writingTo(place, options, (sink, named) =>
+        copyShown({ name: directory, ...built }, sink, named, signal),
       );
       return showCopy({ reference: formatPlace(place), ...report }, options.json);
     });

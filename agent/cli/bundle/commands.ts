@@ -12,6 +12,10 @@ export const bundle: CommandGroup = {
       summary: "Copy a bundle from one place to another",
       load: async () => (await import("./push.ts")).push,
     },
+    pull: {
+      summary: "Fetch a bundle into this host's cache",
+      load: async () => (await import("./pull.ts")).pull,
+    },
     inspect: {
       summary: "Show what a bundle holds",
       load: async () => (await import("./inspect.ts")).inspect,
@@ -19,6 +23,14 @@ export const bundle: CommandGroup = {
     verify: {
       summary: "Read every byte of a bundle and compare",
       load: async () => (await import("./verify.ts")).verify,
+    },
+    export: {
+      summary: "Write a bundle to a directory or a tar archive",
+      load: async () => (await import("./export.ts")).exportBundle,
+    },
+    import: {
+      summary: "Take a bundle from a directory or a tar archive into this host's cache",
+      load: async () => (await import("./import.ts")).importBundle,
     },
   },
 };

@@ -1,18 +1,18 @@
 import { copyImage, type CopyReport } from "../../../bundles/oci/copy.ts";
-import type { Sink } from "../../../bundles/oci/sink.ts";
+import type { ImageName, Sink } from "../../../bundles/oci/sink.ts";
 import type { OpenedPlace } from "./places.ts";
 import { ProgressLine, sizeText } from "./progress.ts";
 
 /** Copies an image for a command that a person or a script waits for. */
 export async function copyShown(
-  { name, source, digest }: OpenedPlace,
+  { name, source, digest }: Pick<OpenedPlace, "name" | "source" | "digest">,
   sink: Sink,
-  tag: string,
+  named: ImageName,
   signal: AbortSignal,
 ): Promise<CopyReport> {
   const line = new ProgressLine();
   try {
-    const report = await copyImage(source, digest, sink, { name, tag, signal, onProgress: line.tell });
+    const report = await copyImage(source, digest, sink, { name, named, signal, onProgress: line.tell });
     await sink.finish();
     return report;
   } finally {

@@ -4,12 +4,12 @@ import { archiveSource } from "../../../bundles/oci/archive.ts";
 import { openArchiveSink } from "../../../bundles/oci/archive-sink.ts";
 import { findCredential } from "../../../bundles/oci/credentials.ts";
 import type { Digest } from "../../../bundles/oci/digest.ts";
-import { layoutSource } from "../../../bundles/oci/layout.ts";
+import { layoutSource, type LayoutSource } from "../../../bundles/oci/layout.ts";
 import { openLayoutSink } from "../../../bundles/oci/layout-sink.ts";
 import { formatReference, parseReference, type Reference } from "../../../bundles/oci/reference.ts";
 import { openRegistry, type RegistryOptions } from "../../../bundles/oci/registry.ts";
 import { openRegistrySink } from "../../../bundles/oci/registry-sink.ts";
-import type { Sink } from "../../../bundles/oci/sink.ts";
+import type { ImageName, Sink } from "../../../bundles/oci/sink.ts";
 import type { Source } from "../../../bundles/oci/source.ts";
 import { AgentError } from "../../driver/errors.ts";
 import type { Given, Options } from "../command.ts";
@@ -34,7 +34,7 @@ a tar archive of one (oci-archive:FILE[:TAG]).
 Logins are those of docker and podman, or OCI_USERNAME and OCI_PASSWORD.`;
 
 /** A tar archive of an image layout. */
-interface ArchivePlace {
+export interface ArchivePlace {
   readonly kind: "archive";
   readonly path: string;
   readonly tag: string | undefined;
@@ -82,6 +82,8 @@ export interface OpenedPlace {
   readonly name: string;
   readonly source: Source;
   readonly digest: Digest;
+  /** What the image was called where it came from, if it is carried in a layout or an archive that tells. */
+  referenceOf(): Promise<string | undefined>;
 }
 
 /** Opens the place of an image for reading, and closes it after use. @throws AgentError */
@@ -94,7 +96,9 @@ export async function readingFrom<T>(
   const source = await openSource(place, options);
   try {
     const pin = place.kind === "archive" ? undefined : place.digest;
-    return await use({ name: formatPlace(place), source, digest: pin ?? (await source.resolve(signal)) });
+    const digest = pin ?? (await source.resolve(signal));
+    const referenceOf = async () => ("referenceOf" in source ? await source.referenceOf(digest) : undefined);
+    return await use({ name: formatPlace(place), source, digest, referenceOf });
   } finally {
     await source.close();
   }
@@ -108,20 +112,21 @@ export async function readingFrom<T>(
 export async function writingTo<T>(
   place: Place,
   options: PlaceOptions & { from?: Place },
-  use: (sink: Sink, tag: string) => Promise<T>,
+  use: (sink: Sink, named: ImageName) => Promise<T>,
 ): Promise<T> {
   if (place.kind !== "archive" && place.digest !== undefined) {
     throw new AgentError("E_USAGE", `${formatPlace(place)}: what is written is named by a tag, its digest follows`);
   }
   const sink = await openSink(place, options);
   try {
-    return await use(sink, place.tag ?? "latest");
+    return await use(sink, { tag: place.tag ?? "latest" });
   } finally {
     await sink.close();
   }
 }
 
-async function openSource(place: Place, options: PlaceOptions): Promise<Source> {
+/** @throws AgentError if there is nothing at a place on disk; a registry is not asked yet */
+export async function openSource(place: Place, options: PlaceOptions): Promise<Source | LayoutSource> {
   if (place.kind === "archive") return await archiveSource(place.path, place.tag);
   if (place.kind === "oci-layout") return layoutSource(place);
   return openRegistry(place, await registryAccess(place, options));

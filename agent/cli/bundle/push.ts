@@ -21,8 +21,8 @@ Examples:
     const withoutEnvironment = to.kind === "registry" && from.kind === "registry" && from.host !== to.host;
     return await interruptible((signal) =>
       readingFrom(from, { ...options, withoutEnvironment }, signal, (opened) =>
-        writingTo(to, { ...options, from }, async (sink, tag) => {
-          const report = await copyShown(opened, sink, tag, signal);
+        writingTo(to, { ...options, from }, async (sink, named) => {
+          const report = await copyShown(opened, sink, named, signal);
           return showCopy({ reference: formatPlace(to), ...report }, options.json);
         }),
       ),

@@ -1,0 +1,35 @@
+import { access, constants, mkdir } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { AgentError } from "../agent/driver/errors.ts";
+
+/**
+ * Where pulled bundles are kept: the first place that can be written to, of the Python exporter's, systemd's and the user's.
+ * @throws AgentError E_IO if there is none
+ */
+export async function cacheDirectory(configured: string | undefined): Promise<string> {
+  if (configured !== undefined) return resolve(configured);
+  const { CACHE_DIRECTORY, XDG_CACHE_HOME } = process.env;
+  const [assigned] = CACHE_DIRECTORY?.split(":") ?? [];
+  const places = [
+    "/var/lib/jumpstarter/flasher",
+    ...(assigned ? [join(assigned, "flasher")] : []),
+    join(XDG_CACHE_HOME || join(homedir(), ".cache"), "jumpstarter", "flasher"),
+  ];
+  for (const place of places) {
+    if (await isUsable(place)) return place;
+  }
+  throw new AgentError("E_IO", `no place for bundles: none of ${places.join(", ")} can be written to`, {
+    hint: "set cache_dir in the flasher's config",
+  });
+}
+
+async function isUsable(directory: string): Promise<boolean> {
+  try {
+    await mkdir(directory, { recursive: true });
+    await access(directory, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
