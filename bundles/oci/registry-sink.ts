@@ -46,9 +46,14 @@ export function openRegistrySink(reference: RegistryReference, options: Registry
     const url = await beginUpload(expected, signal);
     if (url === undefined) return;
     const content = await from.blob(expected, { signal });
+    const checked = verifying(expected, name);
     const body = counting(onProgress);
-    // Fails together with the request: an upload that is given up does not leave its source open.
-    const read = pipeline(content, verifying(expected, name), body, { signal });
+    let failure: Error | undefined;
+    // Both end together, each with the other's error: what failed while the request still read is the content.
+    const note = (error: Error) => {
+      if (!body.destroyed) failure = error;
+    };
+    const read = pipeline(content.on("error", note), checked.on("error", note), body, { signal });
     read.catch(() => {});
     const headers = { "content-type": "application/octet-stream", "content-length": String(expected.size) };
     try {
@@ -56,8 +61,7 @@ export function openRegistrySink(reference: RegistryReference, options: Registry
       if (done.status !== 201) throw await registry.refusal(done, `blob ${expected.digest}`, signal);
       discard(done);
     } catch (error) {
-      // What is wrong with the content says more than what then became of the request.
-      throw body.errored ?? error;
+      throw failure ?? error;
     } finally {
       body.destroy();
     }

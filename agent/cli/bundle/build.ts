@@ -4,7 +4,7 @@ import { AgentError } from "../../driver/errors.ts";
 import { defineCommand } from "../command.ts";
 import { copyShown, showCopy } from "./copy.ts";
 import { interruptible } from "./interruptible.ts";
-import { formatPlace, parsePlace, placesNote, registryOptions, writingTo } from "./places.ts";
+import { formatPlace, parseDestination, placesNote, registryOptions, writingTo } from "./places.ts";
 
 export const build = defineCommand({
   name: "bundle build",
@@ -29,7 +29,7 @@ Example:
 
   async run(options, [directory = ""]) {
     if (options.output === undefined) throw new AgentError("E_USAGE", "--output is missing: where the bundle goes");
-    const place = parsePlace(options.output);
+    const place = parseDestination(options.output);
     return await interruptible(async (signal) => {
       const { files, manifests, unnamed } = await readBundleDirectory(directory);
       if (!manifests.has("manifest.yaml")) {

@@ -62,6 +62,13 @@ export function parsePlace(text: string): Place {
   });
 }
 
+/** Reads where something goes. @throws AgentError E_USAGE */
+export function parseDestination(text: string): Place {
+  const place = parsePlace(text);
+  if (place.kind === "archive" || place.digest === undefined) return place;
+  throw new AgentError("E_USAGE", `${text}: what is written is named by a tag; its digest follows from what it is`);
+}
+
 /** What is wrong with a word of the command line is a usage error. */
 function readReference(text: string): Reference {
   try {
@@ -107,16 +114,13 @@ export async function readingFrom<T>(
 /**
  * Opens a place for writing, and closes it after use.
  * @param from where the blobs come from: what is in the same registry need not travel
- * @throws AgentError E_USAGE for a place that is named by digest
+ * @throws AgentError
  */
 export async function writingTo<T>(
   place: Place,
   options: PlaceOptions & { from?: Place },
   use: (sink: Sink, named: ImageName) => Promise<T>,
 ): Promise<T> {
-  if (place.kind !== "archive" && place.digest !== undefined) {
-    throw new AgentError("E_USAGE", `${formatPlace(place)}: what is written is named by a tag, its digest follows`);
-  }
   const sink = await openSink(place, options);
   try {
     return await use(sink, { tag: place.tag ?? "latest" });

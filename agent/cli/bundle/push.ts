@@ -1,7 +1,15 @@
 import { defineCommand } from "../command.ts";
 import { copyShown, showCopy } from "./copy.ts";
 import { interruptible } from "./interruptible.ts";
-import { formatPlace, parsePlace, placesNote, readingFrom, registryOptions, writingTo } from "./places.ts";
+import {
+  formatPlace,
+  parseDestination,
+  parsePlace,
+  placesNote,
+  readingFrom,
+  registryOptions,
+  writingTo,
+} from "./places.ts";
 
 export const push = defineCommand({
   name: "bundle push",
@@ -17,7 +25,7 @@ Examples:
   jmp-agent bundle push quay.io/boards/a:v1 registry.example.com/boards/a:v1`,
 
   async run(options, [source = "", destination = ""]) {
-    const [from, to] = [parsePlace(source), parsePlace(destination)];
+    const [from, to] = [parsePlace(source), parseDestination(destination)];
     const withoutEnvironment = to.kind === "registry" && from.kind === "registry" && from.host !== to.host;
     return await interruptible((signal) =>
       readingFrom(from, { ...options, withoutEnvironment }, signal, (opened) =>
