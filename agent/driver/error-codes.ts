@@ -33,6 +33,10 @@ export const errorCodes = {
     meaning: "a driver answered with a value its interface does not allow (a bug in the driver)",
   },
   E_DIGEST: { category: "failed", meaning: "content is not what its digest and size promise; it was thrown away" },
+  E_SIGNATURE: {
+    category: "failed",
+    meaning: "a bundle has no signature of a key that is trusted; it was not used",
+  },
   E_TARGET: {
     category: "failed",
     meaning:

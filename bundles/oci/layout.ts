@@ -60,6 +60,11 @@ export function sourceOfLayout(files: LayoutFiles, tag: string | undefined): Lay
     },
     referenceOf: async (digest) =>
       (await entries()).find((entry) => entry.digest === digest)?.annotations?.[imageNameAnnotation],
+    tagged: async (wanted) => {
+      const [only, ...others] = (await entries()).filter((entry) => tagOf(entry) === wanted);
+      if (others.length > 0) throw new AgentError("E_INVALID", `${name} has several images for the tag ${wanted}`);
+      return only?.digest;
+    },
     manifest: async (digest) => ({ bytes: await files.read(pathOf(digest)), mediaType: undefined }),
     blob: async ({ digest }, { from = 0 }) => await files.stream(pathOf(digest), from),
     close: () => files.close(),

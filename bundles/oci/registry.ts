@@ -105,17 +105,27 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
     return { bytes: await readBody(answer, largestManifestBytes, root, signal), mediaType };
   };
 
+  const headManifest = async (tag: string, signal: AbortSignal) => {
+    const answer = await send({ method: "HEAD", path: `manifests/${tag}`, headers, signal });
+    discard(answer);
+    const told = headerOf(answer, "docker-content-digest");
+    return { status: answer.status, digest: told !== undefined && isDigest(told) ? told : undefined };
+  };
+
   return {
     root,
     send,
     refusal,
     resolve: async (signal) => {
-      const answer = await send({ method: "HEAD", path: `manifests/${reference.tag}`, headers, signal });
-      discard(answer);
-      const told = headerOf(answer, "docker-content-digest");
-      if (answer.status === 200 && told !== undefined && isDigest(told)) return told;
+      const { status, digest } = await headManifest(reference.tag, signal);
+      if (status === 200 && digest !== undefined) return digest;
       // Registries need not send the digest; and a refused HEAD has no body that says why.
       return digestOf((await getManifest(reference.tag, signal)).bytes);
+    },
+    tagged: async (tag, signal) => {
+      const { status, digest } = await headManifest(tag, signal);
+      if (status === 404) return undefined;
+      return digest ?? digestOf((await getManifest(tag, signal)).bytes);
     },
     manifest: getManifest,
     blob: async ({ digest }, { signal, from = 0 }): Promise<Readable> => {

@@ -30,6 +30,7 @@ function imageOf(files: Record<string, Buffer>): { digest: Digest; source: Sourc
   const digest = sha256(bytes) as Digest;
   const source: Source = {
     resolve: async () => digest,
+    tagged: async () => undefined,
     manifest: async () => ({ bytes, mediaType: imageType }),
     blob: async (wanted) => Readable.from([blobs.get(wanted.digest) ?? Buffer.alloc(0)]),
     close: async () => {},
