@@ -6,6 +6,9 @@ import { findCredential } from "./oci/credentials.ts";
 import type { Digest } from "./oci/digest.ts";
 import { layoutSource } from "./oci/layout.ts";
 import { formatReference, type Reference, type RegistryReference } from "./oci/reference.ts";
+import type { Source } from "./oci/source.ts";
+import type { SignaturePolicy } from "./signature/policy.ts";
+import type { Signature } from "./signature/verify.ts";
 
 /** The files of a flasher bundle, on this host's disk. */
 export interface Bundle {
@@ -14,6 +17,10 @@ export interface Bundle {
   /** Undefined for a plain directory. */
   readonly digest: Digest | undefined;
   readonly directory: string;
+  /** Fingerprint of the key whose signature was found good. */
+  readonly signedBy: string | undefined;
+  /** It is not used any more, and may leave the cache. */
+  release(): void;
 }
 
 export interface BundleAccess {
@@ -25,17 +32,33 @@ export interface BundleAccess {
   readonly registryCa: string | undefined;
   /** The registry that OCI_USERNAME and OCI_PASSWORD are meant for. */
   readonly environmentCredentialsFor: string | undefined;
+  /** Undefined: signatures are of no interest. */
+  readonly signatures?: SignaturePolicy | undefined;
 }
 
-/** Makes the files of a bundle available. @throws AgentError as {@link BundleCache.get} */
+/** Makes the files of a bundle available. @throws AgentError as {@link BundleCache.get}, E_SIGNATURE */
 export async function openBundle(reference: Reference, access: BundleAccess): Promise<Bundle> {
   const name = formatReference(reference);
-  if (reference.kind === "file") return { reference: name, digest: undefined, directory: reference.directory };
+  const { signatures } = access;
+  if (reference.kind === "file") {
+    if (signatures?.required) throw new AgentError("E_SIGNATURE", `${name} is a directory, which has no signature`);
+    const { directory } = reference;
+    return { reference: name, digest: undefined, directory, signedBy: undefined, release: () => {} };
+  }
   const { digest } = reference;
   const open = async () =>
     reference.kind === "oci-layout" ? layoutSource(reference) : await openSource(reference, access);
   const cache = await access.cache();
-  return { reference: name, ...(await cache.get({ name, digest, open })) };
+  let signature: Signature | undefined;
+  const signed = signatures && {
+    accept: async (source: Source, found: Digest, signal: AbortSignal) => {
+      signature = await signatures.check(source, found, name, signal);
+    },
+    // Then its signature is good offline, too.
+    alsoKeep: () => Promise.resolve(signature === undefined ? [] : [signature.image]),
+  };
+  const bundle = await cache.get({ name, digest, open, ...signed });
+  return { release: () => {}, ...bundle, reference: name, signedBy: signature?.key.fingerprint };
 }
 
 async function openSource(reference: RegistryReference, access: BundleAccess) {
@@ -55,7 +78,7 @@ async function openSource(reference: RegistryReference, access: BundleAccess) {
  * @param path a confined path, as the manifest's are
  * @throws AgentError E_INVALID if there is no such file
  */
-export async function fileOf(bundle: Bundle, path: string): Promise<string> {
+export async function fileOf(bundle: Pick<Bundle, "reference" | "directory">, path: string): Promise<string> {
   try {
     const [root, file] = await Promise.all([realpath(bundle.directory), realpath(join(bundle.directory, path))]);
     if (file.startsWith(root + sep) && (await stat(file)).isFile()) return file;

@@ -4,7 +4,8 @@ import { join, resolve } from "node:path";
 import { AgentError } from "../agent/driver/errors.ts";
 
 /**
- * Where pulled bundles are kept: the first place that can be written to, of the Python exporter's, systemd's and the user's.
+ * Where bundles are kept: the first place that can be written to of the Python exporter's, systemd's and the user's.
+ * @param configured wins over all of them
  * @throws AgentError E_IO if there is none
  */
 export async function cacheDirectory(configured: string | undefined): Promise<string> {
@@ -17,17 +18,17 @@ export async function cacheDirectory(configured: string | undefined): Promise<st
     join(XDG_CACHE_HOME || join(homedir(), ".cache"), "jumpstarter", "flasher"),
   ];
   for (const place of places) {
-    if (await isUsable(place)) return place;
+    if (await canBeWrittenTo(place)) return place;
   }
   throw new AgentError("E_IO", `no place for bundles: none of ${places.join(", ")} can be written to`, {
     hint: "set cache_dir in the flasher's config",
   });
 }
 
-async function isUsable(directory: string): Promise<boolean> {
+async function canBeWrittenTo(place: string): Promise<boolean> {
   try {
-    await mkdir(directory, { recursive: true });
-    await access(directory, constants.W_OK);
+    await mkdir(place, { recursive: true });
+    await access(place, constants.W_OK);
     return true;
   } catch {
     return false;

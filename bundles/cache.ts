@@ -35,6 +35,10 @@ export interface Wanted {
   /** A pin: nothing else is accepted, and nobody is asked if it is here. */
   readonly digest: Digest | undefined;
   readonly open: () => Promise<Source>;
+  /** Throws to refuse a digest, before anything of it is used. */
+  readonly accept?: (source: Source, digest: Digest, signal: AbortSignal) => Promise<void>;
+  /** Manifests to store beside it. */
+  readonly alsoKeep?: (source: Source, digest: Digest, signal: AbortSignal) => Promise<Digest[]>;
 }
 
 const digest = z.custom<Digest>((text) => typeof text === "string" && isDigest(text));
@@ -80,13 +84,14 @@ export class BundleCache {
    * @throws AgentError E_DIGEST, E_INVALID, E_LIMIT, E_CONNECTION, E_TIMEOUT, E_IO; then nothing is left behind
    */
   async get(wanted: Wanted): Promise<CachedBundle> {
-    const pinned = wanted.digest === undefined ? undefined : await this.#lookUp(wanted.digest);
+    const pinned = wanted.digest === undefined || wanted.accept ? undefined : await this.#lookUp(wanted.digest);
     if (pinned !== undefined) return pinned;
     const timeout = AbortSignal.timeout(pullTimeoutMs);
     const signal = AbortSignal.any([this.#closing.signal, timeout]);
     const source = await wanted.open();
     try {
       const digest = wanted.digest ?? (await source.resolve(signal));
+      await wanted.accept?.(source, digest, signal);
       const bundle = (await this.#lookUp(digest)) ?? (await this.#pullOnce(digest, source, wanted.name, signal));
       await this.#remember(wanted.name, digest);
       return bundle;
@@ -94,7 +99,7 @@ export class BundleCache {
       const error = timeout.aborted
         ? new AgentError("E_TIMEOUT", `${wanted.name} could not be pulled in ${pullTimeoutMs / 60_000} minutes`)
         : thrown;
-      if (wanted.digest !== undefined || !isUnreachable(error)) throw error;
+      if (wanted.digest !== undefined || wanted.accept || !isUnreachable(error)) throw error;
       return await this.#recall(wanted.name, error);
     } finally {
       await source.close();

@@ -16,6 +16,11 @@ export const flasher = defineInterface({
       help: "Pull the bundle and put its boot files on the TFTP server; another bundle may be named for this lease",
     }),
     get_flasher_manifest_yaml: unary({ args: [], result: z.string(), help: "The bundle's manifest as YAML text" }),
+    get_bundle: unary({
+      args: [],
+      result: z.object({ reference: z.string(), digest: z.string().nullable(), signed_by: z.string().nullable() }),
+      help: "Which bundle is in use: its digest, and the fingerprint of the key that signed it (not in Python's)",
+    }),
     get_default_target: unary({ args: [], result: z.string().nullable() }),
     get_cacert: unary({ args: [], result: z.string().nullable(), help: "PEM text of the CA that image servers use" }),
     setup_fls_binary: unary({ args: [], result: z.null(), help: "Put the fls program on the HTTP server as `fls`" }),

@@ -3,40 +3,13 @@ import { existsSync } from "node:fs";
 import { readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { connect } from "../../../agent/client/connect.ts";
 import { shippedDrivers } from "../../../agent/driver/catalog.ts";
 import type { Entry } from "../../../agent/driver/entry.ts";
 import { planTree } from "../../../agent/driver/plan.ts";
 import { ubootConsole } from "../../../boards/uboot/interface.ts";
-import { flasher } from "../../../bundles/flasher/interface.ts";
 import { bundleFiles, bundleManifest, temporaryDirectory, writeFiles } from "../../sim/bundle.ts";
-import { startExporter } from "../../sim/exporter.ts";
+import { power, serial, startFlasher, wires } from "../../sim/flasher.ts";
 import { startFakeRegistry } from "../../sim/registry.ts";
-
-const serial: Entry = { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: "loop://" } };
-const power: Entry = { type: "jumpstarter_driver_power.driver.MockPower" };
-const wires = { serial: { ref: "serial" }, power: { ref: "power" } };
-
-/** A flasher beside its board's power and serial, driven over a session as clients do. */
-async function startFlasher(t: TestContext, config: Record<string, unknown>, children: Record<string, Entry> = wires) {
-  const directory = await temporaryDirectory(t);
-  const [cache_dir, tftp_dir, http_dir] = ["cache", "tftp", "http"].map((name) => join(directory, name));
-  const { exporter, socketPath } = await startExporter(t, {
-    serial,
-    power,
-    flasher: {
-      type: "jumpstarter_driver_flashers.driver.BaseFlasher",
-      config: { cache_dir, tftp_dir, http_dir, ...config },
-      children,
-    },
-  });
-  const client = await connect({ host: socketPath });
-  t.after(() => client.close());
-  const calls = client.find("flasher")?.as(flasher);
-  assert.ok(calls);
-  const staged = (name: string) => readFile(join(directory, "tftp", name));
-  return { directory, exporter, client, calls, staged };
-}
 
 const bundle = async (t: TestContext, files = bundleFiles) => `file:${await writeFiles(t, files)}`;
 
