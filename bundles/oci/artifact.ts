@@ -59,6 +59,7 @@ export async function artifactOf(
   const digest = digestOf(bytes);
   const source: Source = {
     resolve: () => Promise.resolve(digest),
+    tagged: () => Promise.resolve(undefined),
     manifest: () => Promise.resolve({ bytes, mediaType: imageManifestType }),
     blob: (expected, { from = 0 }) => {
       const path = paths.get(expected.digest);

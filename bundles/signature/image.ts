@@ -1,6 +1,6 @@
 import { AgentError } from "../../agent/driver/errors.ts";
 import { digestOf, type Digest, type Expected } from "../oci/digest.ts";
-import { imageManifestType, readManifest, type RawManifest } from "../oci/image.ts";
+import { imageManifestType, readManifest, type RawManifest, type TypedManifest } from "../oci/image.ts";
 
 // How cosign keeps signatures: an image whose layers are the signed payloads, with the signatures as annotations
 // (github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
@@ -11,11 +11,6 @@ const configType = "application/vnd.oci.image.config.v1+json";
 /** More are not looked at: whoever can write to a registry could make each check take for ever. */
 const mostSignatures = 50;
 const largestPayloadBytes = 64 * 1024;
-
-/** The tag in the bundle's repository that its signatures have. */
-export function signatureTag(digest: Digest): string {
-  return `${digest.replace(":", "-")}.sig`;
-}
 
 /** A signature, and where the payload that it was made of lies. */
 export interface SignatureLayer extends Expected {
@@ -51,7 +46,7 @@ export function withSignature(
   before: RawManifest | undefined,
   payload: Buffer,
   signature: Uint8Array,
-): { manifest: RawManifest; blobs: StoredBlob[] } {
+): { manifest: TypedManifest; blobs: StoredBlob[] } {
   const annotations = { [signatureAnnotation]: Buffer.from(signature).toString("base64") };
   const added = { mediaType: payloadType, digest: digestOf(payload), size: payload.length, annotations };
   const layers = [...(before === undefined ? [] : layersOf(before, "the image of the signatures")), added];

@@ -1,4 +1,12 @@
-import { createHash, createPrivateKey, createPublicKey, sign, verify, type KeyObject } from "node:crypto";
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  sign,
+  verify,
+  type KeyObject,
+} from "node:crypto";
 import { AgentError } from "../../agent/driver/errors.ts";
 
 /** A public key whose signatures count. */
@@ -53,6 +61,19 @@ export function readPrivateKey(pem: string, name: string, passphrase: string | u
   const key = readKey(() => createPrivateKey({ key: pem, format: "pem", passphrase }), name);
   kindOf(key, name);
   return key;
+}
+
+/** Makes a private key; the public one is part of it. */
+export function generateKey(kind: KeyKind): KeyObject {
+  if (kind === "ed25519") return generateKeyPairSync("ed25519").privateKey;
+  const [namedCurve] = Object.entries(kindsOfCurves).find(([, made]) => made === kind) as [string, KeyKind];
+  return generateKeyPairSync("ec", { namedCurve }).privateKey;
+}
+
+/** A private key in PEM (PKCS #8), encrypted if there is a passphrase. */
+export function writePrivateKey(key: KeyObject, passphrase: string | undefined): string {
+  const encryption = passphrase === undefined ? {} : { cipher: "aes-256-cbc", passphrase };
+  return key.export({ type: "pkcs8", format: "pem", ...encryption }).toString();
 }
 
 /** `sha256:` and the digest of the public half in DER. */

@@ -1,11 +1,11 @@
 import { createPublicKey, type KeyObject } from "node:crypto";
 import { Readable } from "node:stream";
 import { AgentError } from "../../agent/driver/errors.ts";
-import { digestOf, verify, type Digest } from "../oci/digest.ts";
+import { digestOf, signatureTagOf, verify, type Digest } from "../oci/digest.ts";
 import type { RawManifest } from "../oci/image.ts";
 import type { Sink } from "../oci/sink.ts";
 import type { Source } from "../oci/source.ts";
-import { signatureTag, withSignature } from "./image.ts";
+import { withSignature } from "./image.ts";
 import { fingerprintOf, signBytes } from "./keys.ts";
 import { writePayload, type SignedStatement } from "./payload.ts";
 import { verifySignature } from "./verify.ts";
@@ -30,7 +30,7 @@ export interface Signing {
 export async function signImage(signing: Signing): Promise<{ tag: string; image: Digest; isNew: boolean }> {
   const { source, sink, statement, key, name, signal } = signing;
   verify((await source.manifest(statement.digest, signal)).bytes, statement.digest, `the manifest of ${name}`);
-  const tag = signatureTag(statement.digest);
+  const tag = signatureTagOf(statement.digest);
   const known = await ownSignature(signing);
   if (known !== undefined) return { tag, image: known, isNew: false };
 

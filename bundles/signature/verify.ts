@@ -1,9 +1,9 @@
 import { AgentError } from "../../agent/driver/errors.ts";
-import { verify, type Digest } from "../oci/digest.ts";
+import { signatureTagOf, verify, type Digest } from "../oci/digest.ts";
 import type { RawManifest } from "../oci/image.ts";
 import { readExactly } from "../oci/read-exactly.ts";
 import type { Source } from "../oci/source.ts";
-import { readSignatures, signatureTag, type SignatureLayer } from "./image.ts";
+import { readSignatures, type SignatureLayer } from "./image.ts";
 import { isSignedBy, type TrustedKey } from "./keys.ts";
 import { readPayload, type SignedStatement } from "./payload.ts";
 
@@ -32,7 +32,7 @@ export async function verifySignature(
   trust: Trust,
   { name, signal }: { readonly name: string; readonly signal: AbortSignal },
 ): Promise<Signature> {
-  const tag = signatureTag(digest);
+  const tag = signatureTagOf(digest);
   const image = await source.tagged(tag, signal);
   if (image === undefined) throw notSigned(name, `there is no ${tag} beside it`);
   const found = await orReason(async () => {

@@ -32,5 +32,13 @@ export const bundle: CommandGroup = {
       summary: "Take a bundle from a directory or a tar archive into this host's cache",
       load: async () => (await import("./import.ts")).importBundle,
     },
+    sign: {
+      summary: "Sign a bundle, as cosign does",
+      load: async () => (await import("./sign.ts")).sign,
+    },
+    keygen: {
+      summary: "Make a pair of keys to sign bundles with",
+      load: async () => (await import("./keygen.ts")).keygen,
+    },
   },
 };

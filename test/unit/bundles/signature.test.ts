@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { digestOf, type Digest } from "../../../bundles/oci/digest.ts";
-import { signBytes } from "../../../bundles/signature/keys.ts";
-import { writePayload, type SignedStatement } from "../../../bundles/signature/payload.ts";
+import { readPublicKey, signBytes } from "../../../bundles/signature/keys.ts";
+import { readPayload, writePayload, type SignedStatement } from "../../../bundles/signature/payload.ts";
 import { signImage } from "../../../bundles/signature/sign.ts";
 import { verifySignature, type Trust } from "../../../bundles/signature/verify.ts";
+import { cosignPayload, cosignSignatures } from "../../sim/cosign-signatures.ts";
 import { keyPair, MemoryRepository, type KeyPair } from "../../sim/signing.ts";
 
 const name = "quay.io/lab/board:latest";
@@ -207,3 +208,15 @@ test("one good signature among bad ones is enough", async () => {
   await sign(place, digest, own);
   assert.equal(await refusal(place, digest, trustIn(own)), "accepted, signed by lab.pub");
 });
+
+for (const [kind, { pem, signature }] of Object.entries(cosignSignatures)) {
+  test(`a signature that cosign made with a key of ${kind} is good, and ours is of the same text`, async () => {
+    const statement = readPayload(Buffer.from(cosignPayload));
+    assert.equal(writePayload(statement).toString(), cosignPayload);
+    const place = new MemoryRepository();
+    forge(statement.digest, place, { payload: Buffer.from(cosignPayload), signature });
+    const trust = { keys: [readPublicKey(pem, "cosign.pub")], acceptsRepository: anywhere };
+    assert.equal(await refusal(place, statement.digest, trust), "accepted, signed by cosign.pub");
+    assert.match(await refusal(place, statement.digest, trustIn(own)), /not of a trusted key/);
+  });
+}
