@@ -44,7 +44,8 @@ export async function copyIn(image: OpenImage, disk: OpenDisk, { recalled, onWin
     if (recalled !== undefined && held !== undefined) {
       const checksums = await digesting;
       const likely = groups.filter((parts, index) => {
-        const known = recalled.checksums[Math.floor((window.base + (parts[0]?.start ?? 0)) / cellBytes)] ?? 0;
+        const number = Math.floor((window.base + (parts[0]?.start ?? 0)) / cellBytes);
+        const known = recalled.checksums[number] ?? 0;
         return known !== 0 && known === checksums[index];
       });
       for (const parts of await equalOn(disk, window, likely, held)) unchanged.add(parts);

@@ -34,11 +34,11 @@ interface Waiting {
 export class Digests {
   readonly #worker = new Worker(program, { eval: true, execArgv: [], env: {} });
   readonly #waiting: Waiting[] = [];
-  #broken: unknown;
+  #broken: Error | undefined;
 
   constructor() {
     this.#worker.on("message", (answer) => this.#waiting.shift()?.resolve(answer));
-    this.#worker.on("error", (error) => {
+    this.#worker.on("error", (error: Error) => {
       this.#broken = error;
       for (const { reject } of this.#waiting.splice(0)) reject(error);
     });

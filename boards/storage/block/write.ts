@@ -7,7 +7,7 @@ import type { ByteRange, FlashTarget } from "../../../agent/driver/receipt.ts";
 import type { ContentEncoding } from "../../../agent/driver/resource.ts";
 import type { Bmap } from "../image/bmap.ts";
 import { openImage, type OpenImage } from "../image/open-image.ts";
-import { bytesOf, rangesOf } from "./cells.ts";
+import { bytesOf, cellBytes, rangesOf } from "./cells.ts";
 import { checksumsOf, copyIn, type Copied } from "./copy-in.ts";
 import { openDisk, type DiskOptions, type OpenDisk, type Target } from "./disk.ts";
 import { formatBytes } from "./facts.ts";
@@ -107,7 +107,7 @@ export async function writeImage(
     context.onReady?.(target);
     log.info(`storage device ${disk.name} is ready${medium === undefined ? "" : `: ${medium}`}`);
     const remembered = mediumKey === undefined ? undefined : options.remembered;
-    const recalled = await remembered?.recall(mediumKey ?? "");
+    const recalled = usable(await remembered?.recall(mediumKey ?? ""));
     // However this ends: nothing is known of a medium that is being written.
     await remembered?.forget(mediumKey ?? "");
     const wait = clock();
@@ -165,6 +165,11 @@ export async function writeImage(
   } finally {
     await disk.close();
   }
+}
+
+/** Another version of this agent may have had other blocks. */
+function usable(recalled: BlockChecksums | undefined): BlockChecksums | undefined {
+  return recalled?.blockBytes === cellBytes ? recalled : undefined;
 }
 
 async function describeMedium(target: Target, { signal, log }: TransferContext): Promise<string | undefined> {

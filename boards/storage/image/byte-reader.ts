@@ -2,7 +2,7 @@ import { AgentError } from "../../../agent/driver/errors.ts";
 
 /** Takes a stream of pieces of any length apart into fields. */
 export class ByteReader {
-  readonly #pieces: AsyncIterator<Buffer, unknown, undefined>;
+  readonly #pieces: AsyncIterator<Buffer>;
   #rest: Buffer = Buffer.alloc(0);
   readonly #what: string;
 

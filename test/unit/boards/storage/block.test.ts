@@ -1,71 +1,21 @@
 // Images on real block devices (loop devices need root) and on files.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { createHash, randomBytes } from "node:crypto";
-import {
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  readlinkSync,
-  writeFileSync,
-  writeSync,
-  closeSync,
-} from "node:fs";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync, closeSync } from "node:fs";
 import { join } from "node:path";
 import { Readable, Writable } from "node:stream";
 import { test } from "node:test";
 import { AgentError } from "../../../../agent/driver/errors.ts";
-import { LogBus } from "../../../../agent/driver/log.ts";
-import type { Target } from "../../../../boards/storage/block/disk.ts";
 import { readImage } from "../../../../boards/storage/block/read.ts";
-import { writeImage, type Progress, type WriteOptions } from "../../../../boards/storage/block/write.ts";
+import { writeImage, type Progress } from "../../../../boards/storage/block/write.ts";
 import { scratch } from "../../../sim/agent.ts";
 import { fakeKernel } from "../../../sim/fake-disks.ts";
+import { at, inPieces, logs, openPaths, sha256, write } from "../../../sim/block-writer.ts";
 import { loopDisk, missingLoops, mountOn, onePartition, smallFileSystem } from "../../../sim/loop.ts";
 
 const mebi = 2 ** 20;
 const skip = missingLoops;
-
-function logs() {
-  const bus = new LogBus("DEBUG");
-  const lines: string[] = [];
-  bus.subscribe(({ message }) => lines.push(message));
-  return { log: bus.logger({ source: "driver", logger: "driver.test" }), lines };
-}
-
-const at = (path: string): Target => ({ locate: () => path, absent: "no disk" });
-
-function write(
-  path: string | Target,
-  image: Buffer | Readable,
-  options: Partial<WriteOptions> = {},
-  context: { signal?: AbortSignal; onProgress?: (progress: Progress) => void } = {},
-) {
-  const source = image instanceof Readable ? image : inPieces(image);
-  return writeImage(
-    source,
-    typeof path === "string" ? at(path) : path,
-    { timeoutMs: 500, verify: true, leewayMs: 0, fsyncTimeoutMs: 5_000, ...options },
-    { signal: new AbortController().signal, log: logs().log, ...context },
-  );
-}
-
-/** As images come: in pieces of any length. */
-function inPieces(image: Buffer): Readable {
-  const lengths = [65_536, 1, 4095, 300_001];
-  return Readable.from(
-    (function* () {
-      for (let start = 0, piece = 0; start < image.length; piece += 1) {
-        const end = start + (lengths[piece % lengths.length] ?? 1);
-        yield image.subarray(start, end);
-        start = end;
-      }
-    })(),
-    { objectMode: false },
-  );
-}
 
 async function read(path: string, limitBytes?: number): Promise<Buffer> {
   const pieces: Buffer[] = [];
@@ -81,18 +31,6 @@ async function read(path: string, limitBytes?: number): Promise<Buffer> {
   assert.equal(report.bytes, image.length);
   assert.equal(report.sha256, sha256(image));
   return image;
-}
-
-const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
-
-function openPaths(): string[] {
-  return readdirSync("/proc/self/fd").flatMap((fd) => {
-    try {
-      return [readlinkSync(`/proc/self/fd/${fd}`)];
-    } catch {
-      return [];
-    }
-  });
 }
 
 for (const direct of [true, false]) {
