@@ -1,5 +1,5 @@
 import { AgentError } from "../../agent/driver/errors.ts";
-import { digestOf, type Digest, type Expected } from "../oci/digest.ts";
+import { digestOf, type Expected } from "../oci/digest.ts";
 import { imageManifestType, readManifest, type RawManifest, type TypedManifest } from "../oci/image.ts";
 
 // How cosign keeps signatures: an image whose layers are the signed payloads, with the signatures as annotations

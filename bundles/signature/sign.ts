@@ -42,7 +42,7 @@ export async function signImage(signing: Signing): Promise<{ tag: string; image:
     await sink.putBlob(expected, { blob }, { name: `the signature of ${name}`, signal });
   }
   const image = digestOf(manifest.bytes);
-  await sink.putManifest(manifest, image, { tag, signal });
+  await sink.putManifest(manifest, image, { named: { tag }, signal });
   await sink.finish();
   return { tag, image, isNew: true };
 }

@@ -45,9 +45,9 @@ export class MemoryRepository implements Source, Sink {
     const chunks = (await (await from.blob(expected, { signal })).toArray()) as Buffer[];
     this.contents.set(expected.digest, Buffer.concat(chunks));
   };
-  putManifest: Sink["putManifest"] = ({ bytes }, digest, { tag }) => {
+  putManifest: Sink["putManifest"] = ({ bytes }, digest, { named }) => {
     this.contents.set(digest, bytes);
-    if (tag !== undefined) this.tags.set(tag, digest);
+    if (named !== undefined) this.tags.set(named.tag, digest);
     return Promise.resolve();
   };
   finish = () => Promise.resolve();
