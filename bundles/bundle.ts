@@ -1,9 +1,9 @@
 import { readFile, realpath, stat } from "node:fs/promises";
 import { join, sep } from "node:path";
 import { AgentError, isSystemError } from "../agent/driver/errors.ts";
-import type { BundleCache } from "./cache.ts";
+import type { BundleCache } from "./cache/cache.ts";
 import { findCredential } from "./oci/credentials.ts";
-import type { Digest } from "./oci/digest.ts";
+import { signatureTagOf, type Digest } from "./oci/digest.ts";
 import { layoutSource } from "./oci/layout.ts";
 import { formatReference, type Reference, type RegistryReference } from "./oci/reference.ts";
 import type { Source } from "./oci/source.ts";
@@ -55,10 +55,11 @@ export async function openBundle(reference: Reference, access: BundleAccess): Pr
       signature = await signatures.check(source, found, name, signal);
     },
     // Then its signature is good offline, too.
-    alsoKeep: () => Promise.resolve(signature === undefined ? [] : [signature.image]),
+    alsoKeep: async (_source: Source, found: Digest) =>
+      signature === undefined ? [] : [{ tag: signatureTagOf(found), digest: signature.image }],
   };
   const bundle = await cache.get({ name, digest, open, ...signed });
-  return { release: () => {}, ...bundle, reference: name, signedBy: signature?.key.fingerprint };
+  return { ...bundle, reference: name, signedBy: signature?.key.fingerprint };
 }
 
 async function openSource(reference: RegistryReference, access: BundleAccess) {

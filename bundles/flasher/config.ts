@@ -1,5 +1,6 @@
 import * as z from "zod";
 import type { AgentError } from "../../agent/driver/errors.ts";
+import { parseBytes } from "../cache/bytes.ts";
 import { parseReference } from "../oci/reference.ts";
 import { confinedPath } from "../paths.ts";
 import { compileReferencePattern } from "../reference-pattern.ts";
@@ -29,6 +30,11 @@ export const flasherConfig = (defaultBundle: string) =>
         .string()
         .nullish()
         .describe("where pulled bundles are kept; default /var/lib/jumpstarter/flasher, or the user's cache directory"),
+      cache_limit: z
+        .union([z.string(), z.int()])
+        .refine((limit) => parseBytes(limit) !== undefined, "must be bytes, or a text like 8GiB")
+        .default("16GiB")
+        .describe("most that all pulled bundles of the host take, in bytes or as 8GiB; those not used for longest go"),
       tftp_dir: z.string().default("/var/lib/tftpboot"),
       http_dir: z.string().default("/var/www/html"),
       variant: z.string().nullable().default(null).describe("device tree variant; default: the manifest's"),

@@ -5,7 +5,8 @@ import type { Entry } from "../../agent/driver/entry.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
 import { fileOf, openBundle } from "../bundle.ts";
-import { BundleCache } from "../cache.ts";
+import { BundleCache } from "../cache/cache.ts";
+import { parseBytes } from "../cache/bytes.ts";
 import { cacheDirectory } from "../cache-directory.ts";
 import { bootCommandOf, dtbVariantOf, parseManifest } from "../manifest.ts";
 import { formatReference, parseReference, type Reference } from "../oci/reference.ts";
@@ -84,7 +85,10 @@ function openFlasher(context: OpenContext<FlasherConfig>) {
     signatures: signaturePolicy(config, log),
     cache: async () => {
       const directory = await cacheDirectory(config.cache_dir ?? undefined);
-      return context.shared(`bundles:${directory}`, () => new BundleCache({ directory, log }));
+      return context.shared(
+        `bundles:${directory}`,
+        () => new BundleCache({ directory, log, limitBytes: parseBytes(config.cache_limit) }),
+      );
     },
   };
   const open = async (wanted: Reference): Promise<OpenedBundle> => {

@@ -6,7 +6,7 @@ import { Readable } from "node:stream";
 import { test } from "node:test";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { LogBus } from "../../agent/driver/log.ts";
-import { BundleCache } from "../../bundles/cache.ts";
+import { BundleCache } from "../../bundles/cache/cache.ts";
 import type { Digest } from "../../bundles/oci/digest.ts";
 import type { Source } from "../../bundles/oci/source.ts";
 import { temporaryDirectory } from "../sim/bundle.ts";

@@ -10,7 +10,7 @@ import { test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
 import { LogBus } from "../../agent/driver/log.ts";
 import { fileOf, openBundle, type Bundle } from "../../bundles/bundle.ts";
-import { BundleCache } from "../../bundles/cache.ts";
+import { BundleCache } from "../../bundles/cache/cache.ts";
 import { filesBelow, pushBundle } from "../../bundles/oci/push.ts";
 import { parseReference, type RegistryReference } from "../../bundles/oci/reference.ts";
 import { bundleFiles, temporaryDirectory, writeFiles } from "../sim/bundle.ts";
@@ -34,7 +34,7 @@ interface Station {
     reference: string,
     options?: { cache?: BundleCache; plainHttp?: string[]; credentialsFor?: string; registryCa?: string },
   ) => Promise<Bundle>;
-  newCache: (options?: { mostBytes?: number; keep?: number }) => BundleCache;
+  newCache: (options?: { mostBytes?: number; limitBytes?: number }) => BundleCache;
 }
 
 /** A cache directory with its user; every `newCache` stands for a new process. */
@@ -44,7 +44,11 @@ async function station(t: TestContext, host = "127.0.0.1"): Promise<Station> {
   const warnings: string[] = [];
   logs.subscribe(({ severity, message }) => severity === "WARNING" && warnings.push(message));
   const log = logs.logger({ source: "driver", logger: "test" });
-  const newCache: Station["newCache"] = (options) => new BundleCache({ directory, log, ...options });
+  const newCache: Station["newCache"] = (options) => {
+    const cache = new BundleCache({ directory, log, ...options });
+    t.after(() => cache.close());
+    return cache;
+  };
   return {
     directory,
     warnings,
@@ -62,7 +66,8 @@ async function station(t: TestContext, host = "127.0.0.1"): Promise<Station> {
 /** Everything below the cache directory that is a bundle, or was to become one. */
 async function remains(directory: string): Promise<string[]> {
   const names = await readdir(directory, { recursive: true });
-  return names.filter((name) => !["incoming", "bundles", "references"].includes(name));
+  const always = ["incoming", "bundles", "references", "blobs", "blobs/sha256", "locks", "locks/store"];
+  return names.filter((name) => !always.includes(name));
 }
 
 async function assertWhole(bundle: Bundle, files: Record<string, Uint8Array> = bundleFiles): Promise<void> {

@@ -1,4 +1,4 @@
-import { BundleCache } from "../../../bundles/cache.ts";
+import { BundleCache } from "../../../bundles/cache/cache.ts";
 import { cacheDirectory } from "../../../bundles/cache-directory.ts";
 import type { Digest } from "../../../bundles/oci/digest.ts";
 import { LogBus, severities } from "../../driver/log.ts";
