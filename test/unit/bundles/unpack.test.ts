@@ -99,7 +99,7 @@ test("an archive's links, devices, owners and modes do not come into being", asy
 test("no path of a manifest reads outside a bundle's directory", async (t) => {
   const base = await temporaryDirectory(t);
   const { root } = await buildTraversalTree(base);
-  const bundle = { reference: "file:x", digest: undefined, directory: root };
+  const bundle = { reference: "file:x", digest: undefined, directory: root, release: () => {} };
   for (const name of refusedNames(base)) {
     const path = confinedPath(name);
     if (path === undefined) continue;
