@@ -8,7 +8,7 @@ import { fetchBlob } from "../oci/fetch-blob.ts";
 import { isUnreachable } from "../oci/retry.ts";
 import type { Source } from "../oci/source.ts";
 import { Readable } from "node:stream";
-import { exists, nameOf, type Places } from "./places.ts";
+import { exists, lockNames, nameOf, type Places } from "./places.ts";
 import { damages } from "./records.ts";
 import type { Locks } from "./locks.ts";
 
@@ -37,7 +37,7 @@ export class BlobStore {
    * @throws AgentError E_DIGEST, E_CONNECTION, E_TIMEOUT; the system's errors
    */
   async fetch(expected: Expected, fetch: Fetch): Promise<string> {
-    const lock = await this.#locks.acquire(nameOf(expected.digest), "exclusive", fetch.signal);
+    const lock = await this.#locks.acquire(lockNames.blob(expected.digest), "exclusive", fetch.signal);
     try {
       const path = this.#places.blob(expected.digest);
       if (await this.#isWhole(expected)) {
@@ -56,7 +56,7 @@ export class BlobStore {
 
   /** Stores bytes that were checked. */
   async put(bytes: Uint8Array, expected: Expected, signal: AbortSignal): Promise<void> {
-    const lock = await this.#locks.acquire(nameOf(expected.digest), "exclusive", signal);
+    const lock = await this.#locks.acquire(lockNames.blob(expected.digest), "exclusive", signal);
     try {
       if (await this.#isWhole(expected)) return;
       const incoming = join(this.#places.incoming, `blob-${nameOf(expected.digest)}${await this.#locks.ownSuffix()}`);

@@ -13,9 +13,9 @@ import { findDamages, recordOf, Seals, type Damage } from "./integrity.ts";
 import { listBundles, type ListedBundle } from "./list.ts";
 import { Locks, type Lock } from "./locks.ts";
 import { fetchBeside, fetchPlanned, layOut, planBundle, type Beside, type TaggedManifest } from "./make-bundle.ts";
-import { exists, nameOf, Places } from "./places.ts";
+import { exists, lockNames, nameOf, Places } from "./places.ts";
 import { readRecord, referenceRecord, type BundleRecord } from "./records.ts";
-import { Space, storeLock } from "./space.ts";
+import { Space } from "./space.ts";
 
 export interface BundleCacheOptions {
   /** Made when it is missing. Several processes may use it at once; one that cannot be written to serves what it holds. */
@@ -126,7 +126,7 @@ export class BundleCache {
     unusedForMs = 0,
     signal,
   }: Pruning): Promise<{ removed: Digest[]; freedBytes: number }> {
-    const lock = await this.#locks.acquire(storeLock, "exclusive", signal);
+    const lock = await this.#locks.acquire(lockNames.store, "exclusive", signal);
     try {
       const before = await this.#space.usedBytes();
       const keep = ({ usedMs }: { usedMs: number }) => Date.now() - usedMs < unusedForMs;
@@ -215,7 +215,7 @@ export class BundleCache {
   /** A bundle that is here and whole, in use from now on. */
   async #take(digest: Digest, signal: AbortSignal): Promise<CachedBundle | undefined> {
     if (!(await exists(this.#places.bundle(digest)))) return undefined;
-    const use = await this.#locks.acquire(nameOf(digest), "shared", signal);
+    const use = await this.#locks.acquire(lockNames.use(digest), "shared", signal);
     let isTaken = false;
     try {
       isTaken = (await this.#checkOnce(digest)) !== undefined;
@@ -264,7 +264,7 @@ export class BundleCache {
 
   /** @param inode what was found damaged; another process may have made it anew */
   async #removeDamaged(digest: Digest, damage: string, inode: number): Promise<void> {
-    const making = await this.#locks.tryAcquire(`${nameOf(digest)}.make`, "exclusive");
+    const making = await this.#locks.tryAcquire(lockNames.make(digest), "exclusive");
     try {
       if (making === undefined || (await inodeOf(this.#places.bundle(digest))) !== inode) return;
       this.#log.warn(`removing the damaged cached bundle ${digest}: ${damage}`);
@@ -278,7 +278,7 @@ export class BundleCache {
   async #pull(digest: Digest, source: Source, wanted: Wanted, signal: AbortSignal): Promise<CachedBundle> {
     await wanted.accept?.(source, digest, signal);
     const keep = (await wanted.alsoKeep?.(source, digest, signal)) ?? [];
-    const name = `${nameOf(digest)}.make`;
+    const name = lockNames.make(digest);
     let toldMs = -Infinity;
     for (;;) {
       const bundle = await this.#take(digest, signal);
@@ -322,7 +322,7 @@ export class BundleCache {
     this.#log.info(`pulling ${name} (${digest})`);
     const plan = await planBundle(digest, asked, this.#mostBytes);
     await this.#space.makeRoom(plan.totalBytes, this.#limitBytes, signal);
-    const storing = await this.#locks.acquire(storeLock, "shared", signal);
+    const storing = await this.#locks.acquire(lockNames.store, "shared", signal);
     try {
       const onProgress = this.#progress(name, plan.totalBytes, making);
       await fetchPlanned(plan, this.#store, { ...asked, onProgress });
@@ -372,7 +372,7 @@ export class BundleCache {
     keep: readonly TaggedManifest[],
     asked: { source: Source; name: string; signal: AbortSignal },
   ): Promise<void> {
-    const storing = await this.#locks.acquire(storeLock, "shared", asked.signal);
+    const storing = await this.#locks.acquire(lockNames.store, "shared", asked.signal);
     try {
       const { tags, blobs } = await this.#fetchBeside(keep, asked);
       const known = new Set(record.blobs.map((blob) => blob.digest));

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Digest } from "../oci/digest.ts";
 import { recordOf } from "./integrity.ts";
 import type { Locks } from "./locks.ts";
-import { changedMs, digestsIn, exists, nameOf, namesIn, type Places } from "./places.ts";
+import { changedMs, digestsIn, exists, lockNames, namesIn, type Places } from "./places.ts";
 import { readRecord, referenceRecord, type ReferenceRecord } from "./records.ts";
 
 /** What people are told of a bundle in the cache. */
@@ -67,7 +67,7 @@ async function bytesOf(paths: readonly string[]): Promise<number> {
 
 async function isInUse(locks: Locks, digest: Digest): Promise<boolean> {
   try {
-    const lock = await locks.tryAcquire(nameOf(digest), "exclusive");
+    const lock = await locks.tryAcquire(lockNames.use(digest), "exclusive");
     await lock?.release();
     return lock === undefined;
   } catch {

@@ -65,6 +65,18 @@ export function nameOf(digest: Digest): string {
   return digest.replace(":", "-");
 }
 
+/** What the locks of a cache are called. */
+export const lockNames = {
+  /** Shared by those who put blobs into the store; exclusive for who removes what nobody names. */
+  store: "store",
+  /** Exclusive for who fetches a blob. */
+  blob: (digest: Digest) => `blob-${nameOf(digest)}`,
+  /** Exclusive for who makes a bundle, or removes a damaged one. */
+  make: (digest: Digest) => `make-${nameOf(digest)}`,
+  /** Shared by those who use a bundle; exclusive for who removes it. */
+  use: (digest: Digest) => `use-${nameOf(digest)}`,
+} as const;
+
 /** The digests that a directory's names are. */
 export async function digestsIn(directory: string): Promise<Digest[]> {
   const digests = (await namesIn(directory)).map((name) => name.replace("-", ":"));

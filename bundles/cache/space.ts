@@ -7,14 +7,11 @@ import type { Digest } from "../oci/digest.ts";
 import { formatBytes } from "./bytes.ts";
 import { recordOf } from "./integrity.ts";
 import type { Locks } from "./locks.ts";
-import { changedMs, digestsIn, exists, nameOf, namesIn, type Places } from "./places.ts";
+import { changedMs, digestsIn, exists, lockNames, namesIn, type Places } from "./places.ts";
 import { readRecord, referenceRecord } from "./records.ts";
 
 /** Downloads that nobody has continued for so long go; so does what processes have left that cannot be seen. */
 const staleAfterMs = 24 * 3600_000;
-
-/** Held shared by those who put blobs into the store, exclusively by those who remove what nobody names. */
-export const storeLock = "store";
 
 export interface Eviction {
   /** Bundles go, the one not used for longest first, until the cache has no more bytes. */
@@ -47,7 +44,7 @@ export class Space {
    */
   async makeRoom(bytes: number, limitBytes: number, signal: AbortSignal): Promise<void> {
     if ((await this.usedBytes()) + bytes <= limitBytes) return;
-    const lock = await this.#locks.acquire(storeLock, "exclusive", signal);
+    const lock = await this.#locks.acquire(lockNames.store, "exclusive", signal);
     try {
       await this.evict({ untilBytes: limitBytes - bytes });
       const used = await this.usedBytes();
@@ -63,7 +60,7 @@ export class Space {
 
   /** Removes what is beyond the limit and what nobody names, unless pulls are under way; the last of them does it then. */
   async tidy(limitBytes: number): Promise<void> {
-    const lock = await this.#locks.tryAcquire(storeLock, "exclusive");
+    const lock = await this.#locks.tryAcquire(lockNames.store, "exclusive");
     if (lock === undefined) return;
     try {
       await this.evict({ untilBytes: limitBytes });
@@ -94,7 +91,7 @@ export class Space {
 
   /** @returns false if it is in use */
   async removeBundle(digest: Digest): Promise<boolean> {
-    const lock = await this.#locks.tryAcquire(nameOf(digest), "exclusive");
+    const lock = await this.#locks.tryAcquire(lockNames.use(digest), "exclusive");
     if (lock === undefined) return false;
     try {
       await this.discard(this.#places.bundle(digest));
@@ -149,7 +146,7 @@ export class Space {
       if (isRubbish) await rm(path, { recursive: true, force: true });
     }
     if (!isHostWide) return;
-    const needed = new Set([storeLock, ...(await digestsIn(this.#places.bundles)).map(nameOf)]);
+    const needed = new Set([lockNames.store, ...(await digestsIn(this.#places.bundles)).map(lockNames.use)]);
     for (const name of await namesIn(this.#places.locks)) {
       if (!needed.has(name)) await this.#locks.forget(name);
     }
