@@ -63,7 +63,11 @@ function mismatch(name: string, expected: string, got: string): AgentError {
   return new AgentError("E_DIGEST", `${name} is not what its digest says: expected ${expected}, got ${got}`);
 }
 
-/** Whether a tag is where cosign keeps the signature of an image: it is made of that image's digest. */
+/** Where cosign keeps the signature of an image: a tag beside it, made of its digest. */
+export function signatureTagOf(digest: Digest): string {
+  return `${digest.replace(":", "-")}.sig`;
+}
+
 export function isSignatureTag(tag: string): boolean {
   return tag.endsWith(".sig") && isDigest(tag.slice(0, -".sig".length).replace("-", ":"));
 }

@@ -7,8 +7,16 @@ import { cp, mkdir, open, readFile, readdir, rm, stat, symlink, writeFile } from
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { promisify } from "node:util";
+import { archiveSource } from "../../bundles/oci/archive.ts";
+import type { Digest } from "../../bundles/oci/digest.ts";
+import { layoutSource } from "../../bundles/oci/layout.ts";
+import { openLayoutSink } from "../../bundles/oci/layout-sink.ts";
+import type { LayoutReference } from "../../bundles/oci/reference.ts";
+import { signImage } from "../../bundles/signature/sign.ts";
+import { verifySignature } from "../../bundles/signature/verify.ts";
 import { bundleFiles, temporaryDirectory, writeFiles } from "../sim/bundle.ts";
 import { noRealRegistry, startFakeRegistry, startRealRegistry } from "../sim/registry.ts";
+import { keyPair } from "../sim/signing.ts";
 
 const execute = promisify(execFile);
 const noSkopeo = existsSync("/usr/bin/skopeo") ? false : "skopeo is not installed";
@@ -81,7 +89,14 @@ test("a bundle's digest depends on its files and on nothing else", async (t) => 
   const third = await json(t, ["build", other, "--output", `oci-layout:${join(out, "a")}:v2`]);
   assert.notEqual(third["digest"], first["digest"]);
   assert.equal(third["movedBlobs"], 1);
-  assert.deepEqual(Object.keys(third).sort(), ["blobs", "digest", "movedBlobs", "movedBytes", "reference"]);
+  assert.deepEqual(Object.keys(third).sort(), [
+    "blobs",
+    "digest",
+    "movedBlobs",
+    "movedBytes",
+    "reference",
+    "signature",
+  ]);
 });
 
 test("what is no bundle is refused with every reason, and nothing is written", async (t) => {
@@ -227,6 +242,49 @@ test("the whole way: build, push, mount, verify, export, import", { skip: noReal
     assert.match(unnamed.err, /has 2 images.*name one[^]*Hint: it has these tags: v1, v2/);
     await execute("chmod", ["-R", "u+w", stick]);
   });
+});
+
+test("a signature goes wherever its bundle goes", { skip: noRealRegistry }, async (t) => {
+  const { host } = await startRealRegistry(t);
+  const plain = ["--plain-http", host];
+  const out = await temporaryDirectory(t);
+  const layout: LayoutReference = {
+    kind: "oci-layout",
+    directory: join(out, "layout"),
+    tag: undefined,
+    digest: undefined,
+  };
+  const built = await json(t, [
+    "build",
+    await writeFiles(t, bundleFiles),
+    "--output",
+    `oci-layout:${layout.directory}`,
+  ]);
+  const digest = built["digest"] as Digest;
+  const { privateKey, trusted } = keyPair("ed25519");
+  const repository = "lab/boards/a";
+  const signal = AbortSignal.timeout(limitMs);
+  const sink = await openLayoutSink(layout);
+  const statement = { digest, repository };
+  const { image } = await signImage({
+    source: layoutSource(layout),
+    sink,
+    statement,
+    key: privateKey,
+    name: "a",
+    signal,
+  });
+  await sink.close();
+
+  const archive = join(out, "a.tar");
+  const pushed = await json(t, ["push", `oci-layout:${layout.directory}`, `${host}/boards/a:v1`, ...plain]);
+  assert.equal(pushed["signature"], image);
+  assert.equal((await json(t, ["export", `${host}/boards/a:v1`, archive, ...plain]))["signature"], image);
+  const source = await archiveSource(archive, undefined);
+  assert.equal(await source.resolve(signal), digest);
+  const trust = { keys: [trusted], acceptsRepository: (name: string) => name === repository };
+  assert.equal((await verifySignature(source, digest, trust, { name: "a", signal })).image, image);
+  await source.close();
 });
 
 test("verify reads every byte and names each digest that does not match", async (t) => {
