@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { shippedDrivers } from "../../../agent/driver/catalog.ts";
 import type { Entry } from "../../../agent/driver/entry.ts";
 import { planTree } from "../../../agent/driver/plan.ts";
@@ -294,4 +295,45 @@ test("a device tree of the client's own is not supported", async (t) => {
   for (const method of ["set_kernel", "set_initram", "constructor", "open"]) {
     await assert.rejects(async () => node?.call(method), { category: "no-such-method" });
   }
+});
+
+test("a variant that is chosen after setting up is the one that boards get from then on", async (t) => {
+  const { calls, staged } = await startFlasher(t, { flasher_bundle: await bundle(t) });
+  await calls.use_dtb_variant("alternate");
+  await assert.rejects(staged("alternate.dtb"), { code: "ENOENT" });
+  await calls.setup_flasher_bundle();
+  await calls.use_dtb_variant("test-dtb");
+  assert.deepEqual(await staged("test-dtb.dtb"), Buffer.alloc(3072));
+  await Promise.all([calls.setup_flasher_bundle(), calls.use_dtb_variant("alternate")]);
+  for (const name of ["test-dtb.dtb", await calls.get_dtb_filename()]) {
+    assert.deepEqual(await staged(name), Buffer.alloc(3072, 1));
+  }
+});
+
+test("who has read a manifest and then asks for another bundle is warned of in the log", async (t) => {
+  const [own, other] = [await bundle(t), await bundle(t)];
+  const { calls, exporter } = await startFlasher(t, { flasher_bundle: own, allowed_bundles: [other] });
+  const warnings: string[] = [];
+  exporter.logs.subscribe(({ severity, message }) => severity === "WARNING" && warnings.push(message));
+  await calls.setup_flasher_bundle(other);
+  await calls.get_flasher_manifest_yaml();
+  await calls.setup_flasher_bundle(other);
+  assert.deepEqual(warnings, []);
+  await calls.setup_flasher_bundle(own);
+  assert.deepEqual(warnings, [`from now on ${own} is used; a client that has read the manifest of ${other} keeps it`]);
+});
+
+test("a directory is told as the bundle that it is: without digest and signature", async (t) => {
+  const flasher_bundle = await bundle(t);
+  const { calls } = await startFlasher(t, { flasher_bundle });
+  assert.deepEqual(await calls.get_bundle(), { reference: flasher_bundle, digest: null, signed_by: null });
+});
+
+test("nothing is staged any more once the lease has ended", async (t) => {
+  const { calls, exporter, directory } = await startFlasher(t, { flasher_bundle: await bundle(t) });
+  const late = calls.setup_flasher_bundle().catch(() => {});
+  while (!existsSync(join(directory, "tftp")) || (await readdir(join(directory, "tftp"))).length === 0) await sleep(1);
+  await exporter.tree.release();
+  await late;
+  assert.deepEqual(await readdir(join(directory, "tftp")), []);
 });
