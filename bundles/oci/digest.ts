@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import { Transform } from "node:stream";
 import { AgentError } from "../../agent/driver/errors.ts";
 
@@ -28,10 +28,11 @@ export interface Expected {
 /**
  * Passes bytes on and fails if they are not exactly those that were promised. Bytes beyond the size are never passed on.
  * @param name what the error calls the content
+ * @param before what has come already
  */
-export function verifying(expected: Expected, name: string): Transform {
-  const hash = createHash(algorithmOf(expected.digest));
-  let size = 0;
+export function verifying(expected: Expected, name: string, before?: { hash: Hash; bytes: number }): Transform {
+  const hash = before?.hash ?? createHash(algorithmOf(expected.digest));
+  let size = before?.bytes ?? 0;
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       size += chunk.length;

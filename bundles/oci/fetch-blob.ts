@@ -1,17 +1,20 @@
-import { createHash } from "node:crypto";
-import { createReadStream, createWriteStream } from "node:fs";
-import { rm, stat } from "node:fs/promises";
-import { Readable, Transform } from "node:stream";
+import { createHash, type Hash } from "node:crypto";
+import { open, rm, type FileHandle } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
-import { algorithmOf, type Expected } from "./digest.ts";
+import { algorithmOf, verifying, type Expected } from "./digest.ts";
 import { withRetries } from "./retry.ts";
 import type { TransferOptions } from "./sink.ts";
 import type { Source } from "./source.ts";
 
+/** An attempt that brought less than this was none: a peer that gives single bytes is not asked for ever. */
+const leastProgressBytes = 16 * 1024;
+const readBytes = 1024 * 1024;
+
 /**
- * Writes a blob to a file, checked and synced. A file that is there already is taken for its first part.
- * @throws AgentError E_DIGEST, and then there is no file; E_CONNECTION, E_TIMEOUT
+ * Writes a blob to a file, every byte checked, and waits until the disk has it. A file that is there is taken for the
+ * first part of the blob, and so is what a broken connection has brought; both are read again.
+ * @throws AgentError E_DIGEST, and the file is gone; E_CONNECTION or E_TIMEOUT, and the file has what came; system errors
  */
 export async function fetchBlob(
   source: Pick<Source, "blob">,
@@ -19,49 +22,60 @@ export async function fetchBlob(
   path: string,
   { name, signal, onProgress }: TransferOptions,
 ): Promise<void> {
-  await withRetries(
-    async () => {
-      const hash = createHash(algorithmOf(expected.digest));
-      let from = await stat(path).then(
-        ({ size }) => size,
-        () => 0,
-      );
-      if (from > expected.size) {
-        await rm(path, { force: true });
-        from = 0;
-      }
-      if (from > 0) for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
-      let bytes = from;
-      onProgress?.(bytes);
-      const checked = new Transform({
-        transform(chunk: Buffer, _encoding, done) {
-          bytes += chunk.length;
-          if (bytes > expected.size) {
-            done(new AgentError("E_DIGEST", `${name} is longer than the ${expected.size} bytes it should have`));
-            return;
-          }
-          hash.update(chunk);
-          onProgress?.(bytes);
-          done(null, chunk);
-        },
-      });
-      try {
-        const isComplete = from > 0 && from === expected.size;
-        const content = isComplete ? Readable.from([]) : await source.blob(expected, { signal, from });
-        await pipeline(content, checked, createWriteStream(path, { flags: "a", flush: true }), { signal });
-        if (bytes < expected.size) {
-          throw new AgentError("E_DIGEST", `${name} ends after ${bytes} of ${expected.size} bytes`);
+  /** What the last attempt found, and what it has added. */
+  let foundBytes = 0;
+  let addedBytes = 0;
+
+  const attempt = async () => {
+    const file = await open(path, "a+", 0o644);
+    try {
+      const part = await hashPart(file, expected, signal);
+      [foundBytes, addedBytes] = [part.bytes, 0];
+      onProgress?.(foundBytes);
+      const isComplete = foundBytes > 0 && foundBytes === expected.size;
+      const content = isComplete ? [] : await source.blob(expected, { signal, from: foundBytes });
+      const append = async (chunks: AsyncIterable<Buffer>) => {
+        for await (const chunk of chunks) {
+          await file.appendFile(chunk);
+          addedBytes += chunk.length;
+          onProgress?.(foundBytes + addedBytes);
         }
-        const got = `${algorithmOf(expected.digest)}:${hash.digest("hex")}`;
-        if (got !== expected.digest) {
-          const wanted = expected.digest;
-          throw new AgentError("E_DIGEST", `${name} is not what its digest says: expected ${wanted}, got ${got}`);
-        }
-      } catch (error) {
-        if (error instanceof AgentError && error.code === "E_DIGEST") await rm(path, { force: true });
-        throw error;
-      }
-    },
-    { signal },
-  );
+      };
+      await pipeline(content, verifying(expected, name, part), append, { signal });
+      await file.sync();
+    } catch (error) {
+      if (isWrong(error)) await rm(path, { force: true });
+      throw error;
+    } finally {
+      await file.close();
+    }
+  };
+  const attemptTwiceIfWrong = async () => {
+    try {
+      await attempt();
+    } catch (error) {
+      // What is wrong may be the part that was there: all of it once more.
+      if (!isWrong(error) || foundBytes === 0) throw error;
+      await attempt();
+    }
+  };
+  await withRetries(attemptTwiceIfWrong, { signal, hasProgressed: () => addedBytes >= leastProgressBytes });
+}
+
+const isWrong = (error: unknown) => error instanceof AgentError && error.code === "E_DIGEST";
+
+/** Hashes what is there of a blob. More than all of it is as good as nothing. */
+async function hashPart(
+  file: FileHandle,
+  { digest, size }: Expected,
+  signal: AbortSignal,
+): Promise<{ bytes: number; hash: Hash }> {
+  const hash = createHash(algorithmOf(digest));
+  if ((await file.stat()).size > size) await file.truncate(0);
+  let bytes = 0;
+  for await (const chunk of file.createReadStream({ start: 0, highWaterMark: readBytes, autoClose: false, signal })) {
+    hash.update(chunk as Buffer);
+    bytes += (chunk as Buffer).length;
+  }
+  return { bytes, hash };
 }

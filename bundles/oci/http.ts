@@ -23,6 +23,8 @@ export interface HttpOptions {
   readonly plainHttp: readonly string[];
   /** PEM text of certificate authorities to trust beside the usual ones. */
   readonly ca?: string | undefined;
+  /** Longest silence before and within an answer. */
+  readonly silenceMs?: number;
 }
 
 /** Speaks HTTP to registries: TLS checked, proxies of the environment used, redirects followed without credentials. */
@@ -32,19 +34,18 @@ export interface Http {
 }
 
 const connectTimeoutMs = 10_000;
-const headersTimeoutMs = 30_000;
-/** Longest silence in the middle of a body. */
-const bodyTimeoutMs = 30_000;
+const defaultSilenceMs = 30_000;
 const mostRedirects = 5;
 const redirects = new Set([301, 302, 303, 307, 308]);
 const proxyVariables = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"];
 
 export function createHttp(options: HttpOptions): Http {
   const tls = options.ca === undefined ? {} : { ca: [...rootCertificates, options.ca] };
+  const { silenceMs = defaultSilenceMs } = options;
   const settings = {
     connect: { timeout: connectTimeoutMs, ...tls },
-    headersTimeout: headersTimeoutMs,
-    bodyTimeout: bodyTimeoutMs,
+    headersTimeout: silenceMs,
+    bodyTimeout: silenceMs,
   };
   const behindProxy = proxyVariables.some((name) => process.env[name]);
   const dispatcher = behindProxy ? new EnvHttpProxyAgent({ ...settings, requestTls: tls }) : new Agent(settings);

@@ -17,6 +17,7 @@ import {
 } from "./http.ts";
 import { acceptedManifestTypes, largestManifestBytes, type RawManifest } from "./image.ts";
 import type { RegistryReference } from "./reference.ts";
+import { Busy, readRetryAfter, withRetries } from "./retry.ts";
 import type { Source } from "./source.ts";
 
 export interface RegistryOptions extends HttpOptions {
@@ -87,7 +88,9 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
     // Only the code: a registry's free text could repeat what it was sent.
     const code = errorAnswer.safeParse(parseJson(body)).data?.errors[0]?.code;
     const message = `${host} refused ${what}: HTTP ${status}${code === undefined ? "" : ` ${code}`}`;
-    if (status >= 500 || status === 429) return new AgentError("E_CONNECTION", message);
+    if (status >= 500 || status === 429) {
+      return new Busy(message, { retryAfterMs: readRetryAfter(headerOf(answer, "retry-after")) });
+    }
     const hint =
       status === 401 || status === 403
         ? "log in with OCI_USERNAME/OCI_PASSWORD or a Docker/Podman auth file"
@@ -105,11 +108,18 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
     return { bytes: await readBody(answer, largestManifestBytes, root, signal), mediaType };
   };
 
-  const headManifest = async (tag: string, signal: AbortSignal) => {
-    const answer = await send({ method: "HEAD", path: `manifests/${tag}`, headers, signal });
-    discard(answer);
-    const told = headerOf(answer, "docker-content-digest");
-    return { status: answer.status, digest: told !== undefined && isDigest(told) ? told : undefined };
+  /** What a tag points to; undefined if there is no such tag. Who waits here may have another way: see `onlyWhenAsked`. */
+  const findTag = async (tag: string, signal: AbortSignal): Promise<Digest | undefined> => {
+    const look = async () => {
+      const answer = await send({ method: "HEAD", path: `manifests/${tag}`, headers, signal });
+      discard(answer);
+      if (answer.status === 404) return undefined;
+      const told = headerOf(answer, "docker-content-digest");
+      if (answer.status === 200 && told !== undefined && isDigest(told)) return told;
+      // Registries need not send the digest; and a refused HEAD has no body that says why.
+      return digestOf((await getManifest(tag, signal)).bytes);
+    };
+    return await withRetries(look, { signal, onlyWhenAsked: true });
   };
 
   return {
@@ -117,30 +127,40 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
     send,
     refusal,
     resolve: async (signal) => {
-      const { status, digest } = await headManifest(reference.tag, signal);
-      if (status === 200 && digest !== undefined) return digest;
-      // Registries need not send the digest; and a refused HEAD has no body that says why.
-      return digestOf((await getManifest(reference.tag, signal)).bytes);
+      const digest = await findTag(reference.tag, signal);
+      return digest ?? digestOf((await getManifest(reference.tag, signal)).bytes);
     },
-    tagged: async (tag, signal) => {
-      const { status, digest } = await headManifest(tag, signal);
-      if (status === 404) return undefined;
-      return digest ?? digestOf((await getManifest(tag, signal)).bytes);
-    },
+    tagged: findTag,
     manifest: getManifest,
-    blob: async ({ digest }, { signal, from = 0 }): Promise<Readable> => {
-      const range: Record<string, string> = from > 0 ? { range: `bytes=${from}-` } : {};
-      const answer = await send({ method: "GET", path: `blobs/${digest}`, headers: range, signal });
-      const { status } = answer;
-      if (status !== 200 && status !== 206) {
-        throw await refusal(answer, `blob ${shorten(digest)} of ${repository}`, signal);
+    blob: async (expected, { signal, from = 0 }): Promise<Readable> => {
+      const path = `blobs/${expected.digest}`;
+      let answer: HttpAnswer | undefined;
+      if (from > 0) {
+        answer = await send({ method: "GET", path, headers: { range: `bytes=${from}-` }, signal });
+        // Nothing that a registry makes of ranges is worse than if it knew none.
+        if ([206, 416].includes(answer.status) && !isRestFrom(answer, from, expected.size)) {
+          discard(answer);
+          answer = undefined;
+        }
+      }
+      answer ??= await send({ method: "GET", path, signal });
+      if (answer.status !== 200 && answer.status !== 206) {
+        throw await refusal(answer, `blob ${shorten(expected.digest)} of ${repository}`, signal);
       }
       // Who does not know ranges sends all of it.
-      const skip = status === 206 ? 0 : from;
+      const skip = answer.status === 206 ? 0 : from;
       return Readable.from(namingFailures(answer.body, root, signal, skip), { objectMode: false });
     },
     close: () => http.close(),
   };
+}
+
+/** Whether an answer is the part of a blob that was asked for, by its Content-Range. */
+function isRestFrom(answer: HttpAnswer, from: number, size: number): boolean {
+  const range = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(headerOf(answer, "content-range") ?? "");
+  if (answer.status !== 206 || range === null) return false;
+  const [, first, last, total] = range;
+  return Number(first) === from && Number(last) === size - 1 && (total === "*" || Number(total) === size);
 }
 
 /** A body without its first bytes, whose failures are those of {@link connectionError}. */
