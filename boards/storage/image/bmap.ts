@@ -26,8 +26,8 @@ export interface Bmap {
 const checksumTypes = ["sha1", "sha224", "sha256", "sha384", "sha512"] as const;
 type ChecksumType = (typeof checksumTypes)[number];
 
-/** Of the file; a map of a million ranges is smaller. */
-const maxBmapBytes = 128 * 1024 * 1024;
+/** Of the file: more than 100,000 ranges, of which images have a few thousand. */
+const maxBmapBytes = 16 * 1024 * 1024;
 const maxBlockBytes = 64 * 1024 * 1024;
 
 /**
@@ -72,7 +72,8 @@ function rootOf(file: Uint8Array): XmlElement {
   try {
     return parseXml(new TextDecoder("utf-8", { fatal: true }).decode(file));
   } catch (error) {
-    throw invalid(error instanceof SyntaxError ? error.message : "it is not UTF-8");
+    if (error instanceof SyntaxError) throw invalid(error.message);
+    throw invalid(error instanceof TypeError ? "it is not UTF-8" : "it is too large to be read");
   }
 }
 

@@ -14,7 +14,7 @@ interface OpenElement extends XmlElement {
 }
 
 const token =
-  /<!--(?<comment>(?:(?!--)[^])*)-->|<\?[^]*?\?>|<\/(?<end>[\w.:-]+)\s*>|<(?<start>[\w.:-]+)(?<attributes>(?:\s+[\w.:-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'))*)\s*(?<empty>\/?)>|(?<text>[^<]+)/y;
+  /<!--[^]*?-->|<\?[^]*?\?>|<\/(?<end>[\w.:-]+)\s*>|<(?<start>[\w.:-]+)(?<attributes>(?:\s+[\w.:-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'))*)\s*(?<empty>\/?)>|(?<text>[^<]+)/y;
 const attribute = /([\w.:-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')/g;
 const entities: Readonly<Record<string, string>> = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" };
 
