@@ -1,8 +1,9 @@
 // Measures the agent and the Python exporter side by side: alternating rounds, medians, ratios.
 // usage: npm run bench [-- --quick] [--rounds N] [MEASURE ...]     prints a Markdown table
-// The measures `http`, `tftp` and `serial` are of their own:
+// The measures `http`, `tftp`, `serial` and `storage` are of their own:
 //   npm run bench -- http                                       (beside nginx)
 //   npm run bench -- serial                                     (8 consoles at 3 Mbaud, recorded)
+//   npm run bench -- storage                                    (beside dd and bmaptool, on loop devices; as root)
 //   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -12,6 +13,7 @@ import { calls, flash, fullSize, quickSize, start, streams, type Measure } from 
 import { rack } from "./rack.ts";
 import { serialBench } from "./serial/bench.ts";
 import { figure, median } from "./statistics.ts";
+import { storageBench } from "./storage/bench.ts";
 import { fullTftpBench, quickTftpBench, tftpBench, tftpPlaces } from "./tftp/bench.ts";
 
 const measures: Record<string, Measure> = { start, calls, streams, flash, rack };
@@ -55,6 +57,8 @@ for (const [, measure] of chosen) {
 if (isWanted("http")) await httpBench({ rounds, fileMiB: values.quick ? 64 : 256 });
 
 if (isWanted("serial")) await serialBench({ seconds: values.quick ? 5 : 60 });
+
+if (isWanted("storage")) await storageBench({ rounds, sizeMiB: values.quick ? 96 : 1024 });
 
 if (isWanted("tftp")) {
   const all = values.quick ? quickTftpBench : fullTftpBench;

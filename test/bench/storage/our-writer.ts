@@ -1,5 +1,5 @@
 // Writes a file to a disk, as an agent does: node --import tsx our-writer.ts FILE DISK OPTIONS, the options as JSON.
-// Prints { write, sync, verify, rssBytes, …report } as JSON.
+// Prints its report as JSON, with the seconds that it took in all and the largest RSS in bytes.
 import { createReadStream, readFileSync } from "node:fs";
 import { LogBus } from "../../../agent/driver/log.ts";
 import { writtenBlocksIn } from "../../../boards/storage/block/remembered.ts";
@@ -30,6 +30,5 @@ const report = await writeImage(
   },
   { signal: new AbortController().signal, log },
 );
-const seconds = (performance.now() - startMs) / 1_000;
-const { maxRSS } = process.resourceUsage();
-console.log(JSON.stringify({ ...report, total: seconds, rssBytes: maxRSS * 1024 }));
+const total = (performance.now() - startMs) / 1_000;
+console.log(JSON.stringify({ ...report, total, rssBytes: process.resourceUsage().maxRSS * 1024 }));

@@ -1,0 +1,170 @@
+import { execFile, execFileSync } from "node:child_process";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  closeSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { randomBytes } from "node:crypto";
+import { build } from "esbuild";
+import type { WriteReport } from "../../../boards/storage/block/write.ts";
+import { figure, median } from "../statistics.ts";
+import { Cleanup } from "../tftp/cleanup.ts";
+import { benchDisks, type BenchDisk } from "./devices.ts";
+import type { WriterOptions } from "./our-writer.ts";
+
+const execute = promisify(execFile);
+const mebi = 2 ** 20;
+
+/** One kind of image, written by us and by what people use instead. */
+interface Contest {
+  readonly name: string;
+  readonly image: string;
+  readonly options: Partial<WriterOptions>;
+  readonly theirName: string;
+  /** A shell's line; `$1` is the disk. */
+  readonly theirs: string;
+}
+
+/**
+ * Images written to disks: the block writer beside dd, its usual pipelines and bmaptool, in alternating rounds. Times are those of the work: of
+ * writeImage, as an agent runs already, and of the whole program for the others, which start in milliseconds.
+ */
+export async function storageBench({ rounds, sizeMiB }: { rounds: number; sizeMiB: number }): Promise<void> {
+  await new Cleanup().during(async (life) => {
+    const folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "jmp-bench-images-"));
+    life.after(() => rmSync(folder, { recursive: true, force: true }));
+    const images = makeImages(folder, sizeMiB * mebi);
+    const writer = await buildWriter(life);
+    const dd = "dd of=$1 bs=4M iflag=fullblock oflag=direct conv=fsync status=none";
+    const contests: Contest[] = [
+      { name: "raw", image: images.raw, options: {}, theirName: "dd", theirs: `${dd} if=${images.raw}` },
+      {
+        name: "zstd",
+        image: images.zst,
+        options: {},
+        theirName: "zstd -dc \\| dd",
+        theirs: `zstd -dc ${images.zst} | ${dd}`,
+      },
+      { name: "gzip", image: images.gz, options: {}, theirName: "zcat \\| dd", theirs: `zcat ${images.gz} | ${dd}` },
+      {
+        name: "bmap, a third mapped",
+        image: images.holey,
+        options: { bmap: images.bmap },
+        theirName: "bmaptool",
+        theirs: `bmaptool -q copy --bmap ${images.bmap} ${images.holey} $1`,
+      },
+    ];
+    console.log(
+      `\n| ${sizeMiB} MiB, MB/s of image | disk | agent | beside | agent : it |\n| --- | --- | ---: | ---: | ---: |`,
+    );
+    let rssBytes = 0;
+    const write = async (disk: BenchDisk, image: string, options: Partial<WriterOptions>) => {
+      const words = [
+        ...disk.prefix,
+        process.execPath,
+        writer,
+        image,
+        disk.path,
+        JSON.stringify({ verify: false, ...options }),
+      ];
+      const { stdout } = await execute(words[0] ?? "", words.slice(1), { maxBuffer: 64 * mebi });
+      const report = JSON.parse(stdout) as WriteReport & { total: number; rssBytes: number };
+      rssBytes = Math.max(rssBytes, report.rssBytes);
+      return report;
+    };
+    for (const disk of benchDisks(life, sizeMiB * mebi)) {
+      const rate = (seconds: number) => (sizeMiB * mebi) / 1e6 / seconds;
+      const row = (what: string, ours: number[], beside: string, theirs: number[]) => {
+        const [us, them] = [median(ours), median(theirs)];
+        console.log(`| ${what} | ${disk.name} | ${figure(us)} | ${figure(them)} (${beside}) | ${figure(us / them)} |`);
+      };
+      const timed = async (line: string): Promise<number> => {
+        const startMs = performance.now();
+        const words = [...disk.prefix, "sh", "-c", line, "line", disk.path];
+        await execute(words[0] ?? "", words.slice(1));
+        return rate((performance.now() - startMs) / 1_000);
+      };
+      for (const { name, image, options, theirName, theirs } of contests) {
+        const [us, them]: [number[], number[]] = [[], []];
+        const sides = [
+          async () => us.push(rate((await write(disk, image, options)).total)),
+          async () => them.push(await timed(theirs)),
+        ];
+        for (let round = 0; round < rounds; round += 1) {
+          for (const side of round % 2 === 0 ? sides : sides.toReversed()) await side();
+        }
+        row(name, us, theirName, them);
+      }
+      const [verify, read]: [number[], number[]] = [[], []];
+      const [full, unchanged]: [number[], number[]] = [[], []];
+      for (let round = 0; round < rounds; round += 1) {
+        const remembered = join(folder, `remembered-${disk.name}-${round}`);
+        const first = await write(disk, images.raw, { verify: true, remembered });
+        full.push(rate(first.total));
+        verify.push(rate(first.seconds.verify));
+        read.push(await timed("dd if=$1 of=/dev/null bs=4M iflag=direct status=none"));
+        unchanged.push(rate((await write(disk, images.changed, { verify: true, remembered })).total));
+      }
+      row("read back and compared", verify, "dd iflag=direct", read);
+      row("1 % changed, verified", unchanged, "all of it, verified", full);
+    }
+    console.log(`\nlargest RSS of the writer: ${figure(rssBytes / 1e6)} MB`);
+  });
+}
+
+/** Real files are compressed as images are; a third of the image with holes is mapped. */
+function makeImages(folder: string, bytes: number) {
+  const path = (name: string) => join(folder, name);
+  const count = `count=${bytes / mebi}`;
+  const fill = `{ tar c /usr /opt 2>/dev/null; cat /dev/urandom; } | dd of=$1 bs=1M iflag=fullblock ${count} status=none`;
+  execFileSync("sh", ["-c", fill, "line", path("raw")]);
+  execFileSync("zstd", ["-q", "-3", "-T0", path("raw"), "-o", path("zst")]);
+  execFileSync("sh", ["-c", `gzip -c ${path("raw")} > ${path("gz")}`]);
+  copyFileSync(path("raw"), path("changed"));
+  const changed = openSync(path("changed"), "r+");
+  for (let index = 0; index < bytes / mebi / 100; index += 1)
+    writeSync(changed, randomBytes(4096), 0, 4096, index * 100 * mebi);
+  closeSync(changed);
+  for (let start = 0; start < bytes / mebi; start += 96) {
+    const words = [`if=${path("raw")}`, `of=${path("holey")}`, "bs=1M", "count=32", `skip=${start}`, `seek=${start}`];
+    execFileSync("dd", [...words, "conv=notrunc,sparse", "status=none"]);
+  }
+  truncateSync(path("holey"), statSync(path("raw")).size);
+  execFileSync("bmaptool", ["-q", "create", "-o", path("bmap"), path("holey")]);
+  return {
+    raw: path("raw"),
+    zst: path("zst"),
+    gz: path("gz"),
+    changed: path("changed"),
+    holey: path("holey"),
+    bmap: path("bmap"),
+  };
+}
+
+/** As an agent is built: what loads TypeScript would take memory and time of its own. */
+async function buildWriter(life: Cleanup): Promise<string> {
+  const folder = join(import.meta.dirname, `../../../node_modules/.cache/jmp-bench-${process.pid}`);
+  mkdirSync(folder, { recursive: true });
+  life.after(() => rmSync(folder, { recursive: true, force: true }));
+  const outfile = join(folder, "our-writer.mjs");
+  await build({
+    entryPoints: [join(import.meta.dirname, "our-writer.ts")],
+    outfile,
+    bundle: true,
+    format: "esm",
+    platform: "node",
+    external: ["koffi"],
+    banner: { js: "import { createRequire as make } from 'node:module'; const require = make(import.meta.url);" },
+  });
+  return outfile;
+}
