@@ -30,6 +30,10 @@ export const commands: Commands = {
     summary: "Build, push, pull, verify and carry flasher bundles",
     load: async () => (await import("./bundle/commands.ts")).bundle,
   },
+  receipts: {
+    summary: "Show and verify what was flashed on this host",
+    load: async () => (await import("./receipts/commands.ts")).receipts,
+  },
   boot: {
     summary: "Serve boot files to boards over TFTP, HTTP and DHCP, without an exporter",
     load: async () => (await import("./boot.ts")).boot,

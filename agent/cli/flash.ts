@@ -10,9 +10,12 @@ import { writeDurably } from "../../agent/stream/durable.ts";
 import { AgentError } from "../driver/errors.ts";
 import { LogBus, severities } from "../driver/log.ts";
 import type { FlashReceipt } from "../driver/receipt.ts";
+import { receiptText } from "../ops/receipts/format.ts";
+import { ConsoleTail, htmlReport } from "../ops/receipts/html-report.ts";
 import { createExporter } from "../session/exporter.ts";
 import { defineCommand } from "./command.ts";
 import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
+import { receiptOptions, openReceipts } from "./receipt-options.ts";
 import { listenForStop } from "./signals.ts";
 import { showSteps } from "./flash-steps.ts";
 import { version } from "./version.ts";
@@ -40,7 +43,9 @@ export const flashBoard = defineCommand({
       choices: ["shell", "fls"],
       help: "what writes the disk: the bundle's own tools, or fls (shell)",
     },
-    receipt: { type: "string", value: "PATH", help: "where the receipt is written (receipt.json)" },
+    receipt: { type: "string", value: "PATH", help: "where the receipt is written as well (receipt.json)" },
+    html: { type: "string", value: "PATH", help: "write a page with the receipt and a picture of the steps" },
+    ...receiptOptions,
     "console-log": { type: "string", value: "PATH", help: "where all the board says is written (flash-console.log)" },
     ip: { type: "string", value: "ADDRESS/PREFIX", help: "the board's address, where there is no DHCP server" },
     gateway: { type: "string", value: "ADDRESS", help: "the board's gateway, with --ip" },
@@ -65,11 +70,16 @@ Example:
     const stop = listenForStop((exitCode) => process.exit(exitCode));
     const logs = new LogBus();
     showWarnings(logs);
+    const log = logs.logger({ source: "system", logger: "jmp-agent" });
+    const { keepers } = await openReceipts(given, log);
+    const name = config.metadata.name;
     const consoleLogPath = given["console-log"] ?? "flash-console.log";
     const consoleLog = createWriteStream(consoleLogPath);
     await once(consoleLog, "open");
     consoleLog.on("error", (error) => process.stderr.write(`${consoleLogPath}: ${error.message}\n`));
-    const exporter = await createExporter({ name: config.metadata.name, export: entries, logs });
+    const tail = new ConsoleTail();
+    const receipts = keepers({ exporter: name, exported: () => entries, log });
+    const exporter = await createExporter({ name, export: entries, logs, receipts });
     try {
       await exporter.tree.reset();
       const devices = flashDevices(
@@ -92,12 +102,16 @@ Example:
         offMs,
         leavePowerOn: given["leave-on"],
         versions: { "jumpstarter-agent": version },
-        transcript: (chunk) => consoleLog.write(chunk),
+        transcript: (chunk) => {
+          consoleLog.write(chunk);
+          tail.add(chunk);
+        },
         events: showSteps(),
         signal: stop.signal,
       });
       const receipt = await started.end(report);
-      await writeDurably(given.receipt ?? "receipt.json", JSON.stringify(receipt, undefined, 2) + "\n");
+      await writeDurably(given.receipt ?? "receipt.json", receiptText(receipt));
+      if (given.html !== undefined) await writeDurably(given.html, htmlReport([{ receipt, consoleTail: tail.text }]));
       return showReceipt(receipt, consoleLogPath);
     } finally {
       await exporter.tree.release();

@@ -7,6 +7,7 @@ import { openAudit } from "./audit-option.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { globalOptions, Given } from "./command.ts";
 import { loadExporterConfig } from "./exporter-config.ts";
+import { openReceipts } from "./receipt-options.ts";
 import type { Listeners } from "./listeners.ts";
 import { levelOf, startProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
@@ -45,6 +46,7 @@ export async function runDirectly(
     audit = await openAudit(given["audit-log"], log);
     return await runDirect({
       ...{ config, logs, ...listeners, env: process.env },
+      receipts: (await openReceipts(given, log)).keepers,
       observer: audit?.begin({ exporter: config.metadata.name, lease: "standalone", client: "" }),
       ready: () => announce(config.metadata.name, listeners, log),
       stop: Promise.race([requested, broken]),

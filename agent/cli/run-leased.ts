@@ -13,6 +13,7 @@ import type { ReloadReport } from "../host/reload-report.ts";
 import { watchFiles, type FileWatcher } from "../host/watch-files.ts";
 import { openAudit } from "./audit-option.ts";
 import type { globalOptions, Given } from "./command.ts";
+import { openReceipts } from "./receipt-options.ts";
 import { levelOf, startProcessLog, type ProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
 import { listenForStop } from "./signals.ts";
@@ -99,6 +100,7 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
   await removeDeadLeases(process.env);
   // Until the exporters are there, a signal may end the process as it does any other.
   await waitForTime({ clock: systemClock, log });
+  const { keepers: receipts } = await openReceipts(given, log);
   const audit = await openAudit(given["audit-log"], log);
   const channels = new ChannelPool();
   const openLogs = (exporter: string) => {
@@ -108,7 +110,7 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
   };
   const host = startHost(configured, {
     ...{ clock: systemClock, env: process.env },
-    ...{ channels, audit, openLogs, find, log },
+    ...{ channels, audit, receipts, openLogs, find, log },
   });
   const signals = listenForStop(
     (exitCode) => process.exit(exitCode),

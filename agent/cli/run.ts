@@ -1,4 +1,5 @@
 import { defineCommand } from "./command.ts";
+import { receiptOptions } from "./receipt-options.ts";
 import { listenerOptions, readListeners } from "./listeners.ts";
 import { runDirectly } from "./run-directly.ts";
 import { runLeased } from "./run-leased.ts";
@@ -15,6 +16,7 @@ export const runOptions = {
   "exit-on-lease-end": { type: "boolean", help: "end after the first lease, as exitOnLeaseEnd in the configuration" },
   watch: { type: "boolean", help: "reload configurations when their files change" },
   "audit-log": { type: "string", value: "PATH", help: "write down who used what, as JSON lines" },
+  ...receiptOptions,
   ...listenerOptions,
 } as const;
 

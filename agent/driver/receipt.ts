@@ -7,6 +7,10 @@ export interface FlashStep {
   readonly startMs: number;
   readonly durationMs: number;
   readonly verdict: "ok" | "failed";
+  /** What it moved, where it moves bytes. */
+  readonly bytes?: number | undefined;
+  /** From 1, in a flash that is tried again. */
+  readonly attempt?: number | undefined;
 }
 
 /** A file that was offered to a board to boot from. */
@@ -45,7 +49,8 @@ export interface FlashReport {
   readonly failure?: { readonly step: string; readonly code: AgentError["code"]; readonly message: string } | undefined;
   /** ISO 8601 */
   readonly startedAt: string;
-  readonly durationMs: number;
+  /** Not known of an interrupted flash. */
+  readonly durationMs?: number | undefined;
   /** Dotted path of the driver that flashed. */
   readonly driver: string;
   /** `netboot-…`: from a small system on the board; `block`: by the host, which had the medium. */
@@ -83,6 +88,8 @@ export interface FlashReport {
 /** What a flash did, for people and for archives. */
 export interface FlashReceipt extends FlashReport {
   readonly format: "jumpstarter-agent/flash-receipt/v1";
+  /** Its name among the receipts that the host keeps; undefined if it keeps none. */
+  readonly id?: string | undefined;
   readonly exporter: string;
   /** Name of the lease in which it was done, if there was one. */
   readonly lease?: string | undefined;

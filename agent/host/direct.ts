@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ExporterConfig } from "../config/schema.ts";
 import type { LogBus, Logger } from "../driver/log.ts";
+import type { ReceiptKeepers } from "../ops/receipts/keeper.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import type { SessionObserver } from "../session/observer.ts";
 import { serve, type Served, type TcpListener } from "../session/server.ts";
@@ -16,6 +17,8 @@ export interface DirectOptions {
   readonly logs: LogBus;
   readonly env: NodeJS.ProcessEnv;
   readonly observer: SessionObserver | undefined;
+  /** Where receipts of flashes go; forgotten unless given. */
+  readonly receipts?: ReceiptKeepers | undefined;
   /** Called when clients can work. */
   readonly ready: () => void;
   /** Settles with the exit code when the exporter shall stop; rejects when it must. */
@@ -35,6 +38,7 @@ export async function runDirect({
   logs,
   env,
   observer,
+  receipts,
   ready,
   stop,
 }: DirectOptions): Promise<number> {
@@ -44,6 +48,7 @@ export async function runDirect({
     description: config.description ?? undefined,
     export: config.export,
     logs,
+    receipts: receipts?.({ exporter: config.metadata.name, exported: () => config.export, log }),
   });
   const served: Served[] = [];
   let hooks: StandaloneHooks | undefined;

@@ -12,6 +12,7 @@ import type { LogBus } from "../driver/log.ts";
 import { describeChange, type DriverChange } from "../driver/replan.ts";
 import type { SharedObjects } from "../driver/shared-objects.ts";
 import type { AuditLog } from "../ops/audit.ts";
+import type { ReceiptKeepers } from "../ops/receipts/keeper.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { changedKeys, changesIdentity } from "./config-changes.ts";
 import type { ConfigFile } from "./config-file.ts";
@@ -29,6 +30,8 @@ export interface HostEnvironment {
   /** Where driver types are looked up; the shipped ones unless given. */
   readonly catalog?: Catalog | undefined;
   readonly audit: AuditLog | undefined;
+  /** Where receipts of flashes go; forgotten unless given. */
+  readonly receipts?: ReceiptKeepers | undefined;
   /** What drivers of different exporters share: a port of the host. */
   readonly onHost: SharedObjects<object>;
 }
@@ -107,6 +110,12 @@ export function hostExporter(
       logs,
       catalog: host.catalog,
       onHost: host.onHost,
+      receipts: host.receipts?.({
+        exporter: metadata.name,
+        lease: () => running?.leased.state.current?.name,
+        exported: () => config.export,
+        log,
+      }),
     });
   }
 

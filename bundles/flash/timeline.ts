@@ -29,15 +29,28 @@ export class Timeline {
   /** @throws AgentError what `work` threw */
   async step<T>(name: string, work: (progress: (done: number, total: number) => void) => Promise<T>): Promise<T> {
     const startMs = this.elapsedMs;
+    let bytes: number | undefined;
     this.#events.begin?.(name);
+    const end = (verdict: FlashStep["verdict"]) => {
+      this.#end({
+        name,
+        startMs,
+        durationMs: this.elapsedMs - startMs,
+        verdict,
+        ...(bytes !== undefined && { bytes }),
+      });
+    };
     try {
-      const result = await work((done, total) => this.#events.progress?.(name, done, total));
-      this.#end({ name, startMs, durationMs: this.elapsedMs - startMs, verdict: "ok" });
+      const result = await work((done, total) => {
+        bytes = done;
+        this.#events.progress?.(name, done, total);
+      });
+      end("ok");
       return result;
     } catch (thrown) {
       const error = toAgentError(thrown);
       this.failed ??= { step: name, error };
-      this.#end({ name, startMs, durationMs: this.elapsedMs - startMs, verdict: "failed" });
+      end("failed");
       throw error;
     }
   }

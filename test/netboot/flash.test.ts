@@ -108,7 +108,7 @@ test("jmp-agent flash puts a 64 MiB image on the board's disk in less than a min
   const image = randomImage(lab.directory, 64 * mebi);
   const receipt = await assertFlashed(flash(lab, image), lab, readFileSync(image));
   t.diagnostic(receipt.steps.map(({ name, durationMs }) => `${name} ${durationMs} ms`).join(", "));
-  assert.ok(receipt.durationMs < 60_000, `took ${receipt.durationMs} ms`);
+  assert.ok((receipt.durationMs ?? Infinity) < 60_000, `took ${receipt.durationMs} ms`);
   assert.equal(receipt.target?.path, "/dev/vda");
   assert.deepEqual(
     receipt.bundle?.files.map(({ name }) => name),
