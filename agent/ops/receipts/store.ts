@@ -30,6 +30,9 @@ export type KeptFlash =
 /** Whatever lies in the directory is not read beyond this. */
 const maxFileBytes = 16 * 1024 * 1024;
 
+/** Nobody writes on a small file for so long. */
+const halfMs = 60_000;
+
 const suffixes = { receipt: ".json", envelope: ".dsse.json", start: ".started.json" } as const;
 
 /**
@@ -82,6 +85,7 @@ export class ReceiptStore {
   async settle(): Promise<FlashReceipt[]> {
     const names = await this.#names();
     const settled: FlashReceipt[] = [];
+    await this.#removeHalves(names);
     for (const id of idsOf(names, "start")) {
       if (names.has(id + suffixes.receipt)) {
         // It ended, and was killed before it could remove this.
@@ -151,6 +155,16 @@ export class ReceiptStore {
       ({ process }) => isAlive(process),
       () => false,
     );
+  }
+
+  /** What a process that was killed has half written: it had no name yet. */
+  async #removeHalves(names: ReadonlySet<string>): Promise<void> {
+    for (const name of names) {
+      if (!/\.json\.[0-9a-f]{12}\.tmp$/.test(name)) continue;
+      const path = join(this.directory, name);
+      const { mtimeMs = Date.now() } = (await stat(path).catch(() => undefined)) ?? {};
+      if (Date.now() - mtimeMs > halfMs) await rm(path, { force: true });
+    }
   }
 
   /** The oldest receipts go, until the rest is few enough and small enough. */
