@@ -62,8 +62,17 @@ export interface FlashReport {
     readonly bytes?: number | undefined;
     readonly sha256?: string | undefined;
     readonly encoding: ContentEncoding | null;
-    /** What belongs on the disk, holes included. */
-    readonly content?: { readonly bytes: number; readonly sha256: string } | undefined;
+    /** What belongs on the disk. */
+    readonly content?:
+      | {
+          /** Holes included. */
+          readonly bytes: number;
+          /** Without the holes; undefined if it has none. */
+          readonly mappedBytes?: number | undefined;
+          /** Of all that is mapped, one after the other: that of the image itself if it has no holes. */
+          readonly sha256: string;
+        }
+      | undefined;
   };
   readonly bundle?:
     | {

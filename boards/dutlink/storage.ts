@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
-import { storageMuxFlasher } from "../storage/interface.ts";
+import { imageStorageMux } from "../storage/interface.ts";
 import { muxConfig, openMux } from "../storage/mux.ts";
 import { inspectUsb } from "../usb/find.ts";
 import { boardConfig, boardOf, controlNodeOf, searchOf } from "./board.ts";
@@ -9,7 +9,7 @@ import { storageRequest } from "./protocol.ts";
 export default defineDriver({
   types: ["jumpstarter_driver_dutlink.driver.DutlinkStorageMux"],
   summary: "Storage of a DUTLink board, switched between the host and the device.",
-  implements: storageMuxFlasher,
+  implements: imageStorageMux,
   hotPlugged: true,
   config: z.strictObject({
     ...boardConfig,

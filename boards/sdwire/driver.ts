@@ -3,7 +3,7 @@ import { defineDriver, type Finding, type OpenContext } from "../../agent/driver
 import { DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import { describeUsb, listUsbDevices } from "../../agent/sys/usb-devices.ts";
 import { usbNode } from "../../agent/sys/usbfs.ts";
-import { storageMuxFlasher } from "../storage/interface.ts";
+import { imageStorageMux } from "../storage/interface.ts";
 import { muxConfig, openMux } from "../storage/mux.ts";
 import { matchDevices } from "../usb/match.ts";
 import { diskBesides, findDevice, sdWirePrints } from "./devices.ts";
@@ -24,7 +24,7 @@ export const deviceConfig = {
 export default defineDriver({
   types: ["jumpstarter_driver_sdwire.driver.SDWire"],
   summary: "SDWire and SDWireC: a micro SD card that is switched between host and board.",
-  implements: storageMuxFlasher,
+  implements: imageStorageMux,
   config: z.strictObject(deviceConfig),
   hotPlugged: true,
   async open(context) {

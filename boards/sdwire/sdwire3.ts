@@ -3,7 +3,7 @@ import { defineDriver } from "../../agent/driver/driver.ts";
 import { toAgentError } from "../../agent/driver/errors.ts";
 import { describeUsb, listUsbDevices, nodesBelow } from "../../agent/sys/usb-devices.ts";
 import { usbNode } from "../../agent/sys/usbfs.ts";
-import { storageMuxFlasher } from "../storage/interface.ts";
+import { imageStorageMux } from "../storage/interface.ts";
 import { openMux } from "../storage/mux.ts";
 import { theOnlyDisk } from "../storage/the-only-disk.ts";
 import { deviceConfig, diskFinding, warnOfSequence } from "./driver.ts";
@@ -16,7 +16,7 @@ const what = "SDWire3";
 export default defineDriver({
   types: ["jumpstarter_agent.SDWire3"],
   summary: "SDWire3: a micro SD card that goes to the board while the host lets go of the card reader.",
-  implements: storageMuxFlasher,
+  implements: imageStorageMux,
   config: z
     .strictObject(deviceConfig)
     .refine(({ serial, path }) => typeof serial === "string" || typeof path === "string", {

@@ -1,6 +1,7 @@
 import * as z from "zod";
 import { resourceHandle } from "../../agent/driver/resource.ts";
 import { defineInterface, streaming, unary } from "../../agent/driver/interface.ts";
+import type { FlashReceipt } from "../../agent/driver/receipt.ts";
 
 const path = z.string().max(4096);
 const fd = z.uuid();
@@ -136,4 +137,67 @@ export const storageMuxFlasher = defineInterface({
   driverType: "storage",
   client: "jumpstarter_driver_opendal.client.StorageMuxFlasherClient",
   methods: muxMethods,
+});
+
+const imageOptions = z.object({
+  /** Reads everything back from the medium and compares; as the driver is configured if it is missing. */
+  verify: z.boolean().nullish(),
+  /** Writes only what differs from what is on the medium; as the driver is configured if it is missing. */
+  skip_unchanged: z.boolean().nullish(),
+  /** `auto`: compressed data and Android sparse images are known by their first bytes and decoded; `raw`: byte for byte. */
+  format: z.enum(["auto", "raw"]).nullish(),
+  /** For the receipt: as the user calls the image, without credentials. */
+  name: z.string().max(4096).nullish(),
+  /** Of the stream as it comes, to tell how long it takes. */
+  bytes: z.int().min(0).nullish(),
+  /** Where the image is, if it is on the exporter's host: it is not written onto itself. */
+  host_path: z.string().max(4096).nullish(),
+});
+export type ImageOptions = z.input<typeof imageOptions>;
+
+const progress = {
+  /** Of this phase. */
+  bytes: z.int().min(0),
+  total_bytes: z.int().min(0).nullable(),
+  /** Estimated, of this phase. */
+  remaining_ms: z.int().min(0).nullable(),
+};
+
+/** Checked where it is made. */
+const receipt = z.custom<FlashReceipt>(
+  (value) => (value as Partial<FlashReceipt> | null)?.format === "jumpstarter-agent/flash-receipt/v1",
+  "this is no receipt",
+);
+
+const writeProgress = z.object({
+  phase: z.enum(["write", "sync", "verify", "leeway"]),
+  ...progress,
+  /** With the last item, also when the flash has failed; the call then fails after it. */
+  receipt: receipt.nullable(),
+});
+export type ImageWriteProgress = z.output<typeof writeProgress>;
+
+const readOptions = z.object({
+  /** `android-sparse`: what repeats four bytes, as zeros do, takes no room. */
+  format: z.enum(["raw", "android-sparse"]).nullish(),
+});
+
+const readProgress = z.object({
+  ...progress,
+  /** With the last item: SHA-256 of the whole medium, in hex. */
+  sha256: z.string().nullable(),
+});
+
+/** What our muxes do beside that; Python clients do not call it. */
+export const imageStorageMux = defineInterface({
+  ...storageMuxFlasher,
+  methods: {
+    ...muxMethods,
+    write_image: streaming({
+      args: [handle, handle.nullish(), imageOptions.nullish()],
+      item: writeProgress,
+      help: "Write an image, with its block map if it has one",
+    }),
+    read_image: streaming({ args: [handle, readOptions.nullish()], item: readProgress, help: "Read the whole medium" }),
+  },
 });

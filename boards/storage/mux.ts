@@ -1,14 +1,22 @@
 import * as z from "zod";
+import { join } from "node:path";
+import type { Readable, Writable } from "node:stream";
 import type { Call, Cancellable, OpenContext, OpenDriver } from "../../agent/driver/driver.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import type { CheckedResourceHandle } from "../../agent/driver/resource.ts";
+import { stateDirectory } from "../../agent/sys/state-directory.ts";
 import type { DiskOptions } from "./block/disk.ts";
+import type { Progress } from "./block/progress.ts";
 import { readImage } from "./block/read.ts";
-import { writeImage } from "./block/write.ts";
-import type { storageMuxFlasher } from "./interface.ts";
+import { writtenBlocksIn } from "./block/remembered.ts";
+import { writeImage, type WriteOptions } from "./block/write.ts";
+import { flashMedium, type Flashed } from "./flash-medium.ts";
+import { maxBmapBytes, parseBmap } from "./image/bmap.ts";
+import type { ImageOptions, imageStorageMux } from "./interface.ts";
 import { MuxQueue } from "./mux-queue.ts";
+import { whileItRuns } from "./while-it-runs.ts";
 
 /** The keys that all muxes have in their `config:`. */
 export const muxConfig = {
@@ -28,6 +36,10 @@ export const muxConfig = {
     .prefault(900)
     .describe("seconds for which fsync is repeated while the device answers EIO"),
   verify: lax.boolean().prefault(true).describe("read everything that was written back from the medium and compare"),
+  skip_unchanged: lax
+    .boolean()
+    .prefault(false)
+    .describe("remember what was written, and next time write only what differs; nothing counts unless it is read back"),
   direct: lax.boolean().prefault(true).describe("read and write past the page cache, where the device can"),
 };
 
@@ -37,6 +49,7 @@ export interface MuxSettings {
   readonly storage_leeway: number;
   readonly storage_fsync_timeout: number;
   readonly verify: boolean;
+  readonly skip_unchanged: boolean;
   readonly direct: boolean;
 }
 
@@ -60,16 +73,16 @@ export interface MuxHardware {
 }
 
 /** A mux that is open: what a driver's `open` returns. */
-export type Mux = Required<Pick<OpenDriver<typeof storageMuxFlasher>, "methods" | "release" | "close" | "check">>;
+export type Mux = Required<Pick<OpenDriver<typeof imageStorageMux>, "methods" | "release" | "close" | "check">>;
 
 /**
- * Gives a mux its methods: `write` and `read` switch to the host first and leave it there, as clients expect. At the end of a lease what
- * runs is given up, and when `release` has resolved nothing touches the disk any more.
+ * Gives a mux its methods: those that write and read switch to the host first and leave it there, as clients expect. Each write makes a
+ * receipt. At the end of a lease what runs is given up, and when `release` has resolved nothing touches the disk any more.
  */
 export function openMux(
   hardware: MuxHardware,
   settings: MuxSettings,
-  context: Pick<OpenContext<unknown>, "sharedOnHost" | "signal">,
+  context: Pick<OpenContext<unknown>, "sharedOnHost" | "signal" | "receipts" | "path" | "log">,
 ): Mux {
   const queue = context.sharedOnHost(`storage mux ${hardware.key}`, () => new MuxQueue());
   let lease = new AbortController();
@@ -101,37 +114,99 @@ export function openMux(
     absent: "SD card disk did not become available on host within storage_timeout",
   };
 
+  const remembered = writtenBlocksIn(join(stateDirectory(), "written-blocks"), context.log);
+
+  const flash = (
+    call: Pick<Call, "signal" | "log">,
+    source: Readable,
+    image: ImageOptions,
+    { bmap, onProgress }: Pick<WriteOptions, "bmap"> & { readonly onProgress?: (progress: Progress) => void } = {},
+  ): Promise<Flashed> =>
+    inTurn(call, (signal) =>
+      flashMedium(
+        {
+          receipts: context.receipts,
+          driver: context.path,
+          image: { name: image.name ?? undefined, bytes: image.bytes ?? undefined, encoding: null },
+        },
+        async ({ onSwitched, onReady, onProgress: onStep }) => {
+          await hardware.select("host", { signal, log: call.log });
+          onSwitched();
+          return await writeImage(
+            source,
+            target,
+            {
+              ...options,
+              verify: image.verify ?? settings.verify,
+              leewayMs: settings.storage_leeway * 1_000,
+              fsyncTimeoutMs: settings.storage_fsync_timeout * 1_000,
+              format: image.format ?? "auto",
+              bmap,
+              remembered: (image.skip_unchanged ?? settings.skip_unchanged) ? remembered : undefined,
+              givenBytes: image.bytes ?? undefined,
+              imagePath: image.host_path ?? undefined,
+            },
+            {
+              signal,
+              log: call.log,
+              onReady,
+              onProgress(progress) {
+                onStep(progress);
+                onProgress?.(progress);
+              },
+            },
+          );
+        },
+      ),
+    );
+  const dump = (
+    call: Pick<Call, "signal" | "log">,
+    sink: Writable,
+    format: "raw" | "android-sparse",
+    onProgress?: (progress: Progress) => void,
+  ) =>
+    inTurn(call, async (signal) => {
+      await hardware.select("host", { signal, log: call.log });
+      return await readImage(target, sink, { ...options, format }, { signal, log: call.log, onProgress });
+    });
+
   return {
     methods: {
       host: (call) => select(call, "host"),
       dut: (call) => select(call, "dut"),
       off: (call) => select(call, "off"),
       async write(call, handle: CheckedResourceHandle) {
-        // Before its turn: a handle that is not there needs no turn.
-        const source = await call.source(handle);
-        // It may fail while it waits for its turn; who reads it then is told.
-        source.on("error", () => {});
-        await inTurn(call, async (signal) => {
-          await hardware.select("host", { signal, log: call.log });
-          await writeImage(
-            source,
-            target,
-            {
-              ...options,
-              verify: settings.verify,
-              leewayMs: settings.storage_leeway * 1_000,
-              fsyncTimeoutMs: settings.storage_fsync_timeout * 1_000,
-            },
-            { signal, log: call.log },
-          );
-        });
+        // As the Python exporter: byte for byte.
+        const { error } = await flash(call, await lentSource(call, handle), { format: "raw" });
+        if (error !== undefined) throw error;
       },
       async read(call, handle: CheckedResourceHandle) {
-        const sink = await call.sink(handle);
-        sink.on("error", () => {});
-        await inTurn(call, async (signal) => {
-          await hardware.select("host", { signal, log: call.log });
-          await readImage(target, sink, options, { signal, log: call.log });
+        await dump(call, await lentSink(call, handle), "raw");
+      },
+      async *write_image(call, handle: CheckedResourceHandle, bmapHandle, image) {
+        const source = await lentSource(call, handle);
+        const bmap = bmapHandle == null ? undefined : parseBmap(await readAll(await lentSource(call, bmapHandle)));
+        let error: unknown;
+        yield* whileItRuns(async (tell, signal) => {
+          let last: Progress | undefined;
+          const onProgress = (progress: Progress): void => {
+            last = progress;
+            tell({ ...writeProgress(progress), receipt: null });
+          };
+          const scope = { signal: AbortSignal.any([call.signal, signal]), log: call.log };
+          const flashed = await flash(scope, source, image ?? {}, { bmap, onProgress });
+          error = flashed.error;
+          return { ...writeProgress(last), receipt: flashed.receipt };
+        });
+        if (error !== undefined) throw error;
+      },
+      async *read_image(call, handle: CheckedResourceHandle, wanted) {
+        const sink = await lentSink(call, handle);
+        yield* whileItRuns(async (tell, signal) => {
+          const onProgress = (progress: Progress): void => tell({ ...onTheWire(progress), sha256: null });
+          const scope = { signal: AbortSignal.any([call.signal, signal]), log: call.log };
+          const { bytes, sha256 } = await dump(scope, sink, wanted?.format ?? "raw", onProgress);
+          return { bytes, total_bytes: bytes, remaining_ms: 0, sha256 };
         });
       },
     },
@@ -141,4 +216,41 @@ export function openMux(
     release: () => giveUp(new AgentError("E_CANCELLED", "the lease has ended")),
     close: () => giveUp(new AgentError("E_CANCELLED", "the driver is closing")),
   };
+}
+
+/** Opened before the call's turn: a handle that is not there needs no turn. */
+async function lentSource(call: Call, handle: CheckedResourceHandle): Promise<Readable> {
+  const source = await call.source(handle);
+  // It may fail while it waits for its turn; who reads it then is told.
+  source.on("error", () => {});
+  return source;
+}
+
+async function lentSink(call: Call, handle: CheckedResourceHandle): Promise<Writable> {
+  const sink = await call.sink(handle);
+  sink.on("error", () => {});
+  return sink;
+}
+
+/** @throws AgentError E_INVALID for more than a block map ever has */
+async function readAll(source: Readable): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  for await (const piece of source as AsyncIterable<Buffer>) {
+    pieces.push(piece);
+    bytes += piece.length;
+    if (bytes > maxBmapBytes) throw new AgentError("E_INVALID", `the block map is larger than ${maxBmapBytes} bytes`);
+  }
+  return Buffer.concat(pieces);
+}
+
+function onTheWire({ bytes, totalBytes, remainingMs }: Progress) {
+  return { bytes, total_bytes: totalBytes ?? null, remaining_ms: remainingMs ?? null };
+}
+
+/** @param progress undefined when there was none yet */
+function writeProgress(progress: Progress | undefined) {
+  if (progress === undefined) return { phase: "write" as const, bytes: 0, total_bytes: null, remaining_ms: null };
+  const { phase } = progress;
+  return { phase: phase === "read" ? ("write" as const) : phase, ...onTheWire(progress) };
 }

@@ -2,7 +2,7 @@ import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { toAgentError } from "../../agent/driver/errors.ts";
 import { describeUsb, nodesBelow } from "../../agent/sys/usb-devices.ts";
-import { storageMuxFlasher } from "../storage/interface.ts";
+import { imageStorageMux } from "../storage/interface.ts";
 import { muxConfig, openMux } from "../storage/mux.ts";
 import { theOnlyDisk } from "../storage/the-only-disk.ts";
 import { findMux, listMuxes, withMux, type FoundMux } from "./transport.ts";
@@ -14,7 +14,7 @@ const describe = ({ device, kind }: FoundMux) => `${names[kind]} ${describeUsb(d
 export default defineDriver({
   types: ["jumpstarter_agent.UsbSdMux"],
   summary: "USB-SD-Mux and USB-SD-Mux FAST: a micro SD card that is switched between host and board, or cut off.",
-  implements: storageMuxFlasher,
+  implements: imageStorageMux,
   config: z.strictObject({
     serial: z.string().nullish().describe("USB serial number, as in /dev/usb-sd-mux/id-…"),
     path: z.string().nullish().describe("where it is plugged in, as the kernel names it: 1-1.2"),

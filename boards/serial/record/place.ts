@@ -1,27 +1,20 @@
 import { createHash } from "node:crypto";
 import { lstat, mkdir } from "node:fs/promises";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { AgentError, isSystemError, toAgentError } from "../../../agent/driver/errors.ts";
+import { stateDirectory } from "../../../agent/sys/state-directory.ts";
 
 /** A file name may have 255 bytes. */
 const longestNameBytes = 200;
 
 /** Where records are kept unless the configuration says otherwise: systemd's state directory, else that of root or of this user. */
 export function defaultRecordDirectory(env: NodeJS.ProcessEnv = process.env): string {
-  // systemd lists several, separated by colons.
-  const state = env["STATE_DIRECTORY"]?.split(":")[0];
-  return join(state || ownState(env), "consoles");
+  return join(stateDirectory(env), "consoles");
 }
 
 /** All places where a tool looks for records: it is not told what a service manager tells the agent. */
 export function searchedRecordDirectories(env: NodeJS.ProcessEnv = process.env): string[] {
   return [...new Set([defaultRecordDirectory(env), "/var/lib/jumpstarter-agent/consoles"])];
-}
-
-function ownState(env: NodeJS.ProcessEnv): string {
-  const states = process.geteuid?.() === 0 ? "/var/lib" : env["XDG_STATE_HOME"] || join(homedir(), ".local", "state");
-  return join(states, "jumpstarter-agent");
 }
 
 /** The name of an exporter or driver as that of a folder. */

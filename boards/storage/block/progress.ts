@@ -1,5 +1,5 @@
 export interface Progress {
-  readonly phase: "write" | "sync" | "verify" | "leeway";
+  readonly phase: "write" | "sync" | "verify" | "leeway" | "read";
   /** Of this phase: the device has acknowledged the image up to here, or so many bytes were read back and found right. */
   readonly bytes: number;
   /** Undefined while it is not known. */

@@ -2,19 +2,23 @@ import { createHash } from "node:crypto";
 import type { Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { openDisk, type DiskOptions, type OpenDisk, type Target } from "./disk.ts";
+import { asAndroidSparse } from "../image/sparse-writer.ts";
 import { formatBytes } from "./facts.ts";
+import { ProgressMeter } from "./progress.ts";
 import type { TransferContext } from "./write.ts";
 
 export interface ReadOptions extends DiskOptions {
   /** Only so many bytes from the beginning; otherwise the whole disk. */
   readonly limitBytes?: number | undefined;
+  /** How it is sent; `raw` if it is missing. */
+  readonly format?: "raw" | "android-sparse" | undefined;
 }
 
 export interface ReadReport {
   /** For people. */
   readonly device: string;
   readonly bytes: number;
-  /** In hex. */
+  /** Of what is on the disk, in hex. */
   readonly sha256: string;
 }
 
@@ -22,7 +26,8 @@ const chunkBytes = 1024 * 1024;
 const logEveryBytes = 50 * 1024 * 1024;
 
 /**
- * Sends a whole disk, reading the next piece while one is sent, and ends the sink. Each byte comes from the medium, not from the page cache.
+ * Sends a whole disk, reading the next piece while one is sent, and ends the sink. Each byte comes from the medium, not from the page cache. What
+ * is all zeros is sent like everything else, or as a fill of an Android sparse image: nobody knows whether it was ever written.
  * @throws as writeImage
  */
 export async function readImage(
@@ -38,25 +43,24 @@ export async function readImage(
     if (!disk.isDirect) await disk.calls.forget(disk.file.fd);
     const hash = createHash("sha256");
     const totalBytes = Math.min(options.limitBytes ?? Infinity, disk.sizeBytes ?? disk.fileBytes);
+    const meter = new ProgressMeter(context.onProgress, undefined);
     let bytes = 0;
     let toLog = 0;
-    await pipeline(
-      chunks(disk, totalBytes),
-      async function* (pieces: AsyncIterable<Buffer>) {
-        for await (const piece of pieces) {
-          hash.update(piece);
-          yield piece;
-          bytes += piece.length;
-          context.onProgress?.({ phase: "write", bytes, totalBytes, givenBytes: bytes, remainingMs: undefined });
-          if (bytes > toLog) {
-            log.info(`read ${Math.round(bytes / (1024 * 1024))} MB from storage device ${disk.name}`);
-            toLog += logEveryBytes;
-          }
+    const counted = async function* (pieces: AsyncIterable<Buffer>) {
+      for await (const piece of pieces) {
+        hash.update(piece);
+        yield piece;
+        bytes += piece.length;
+        meter.tell("read", bytes, totalBytes);
+        if (bytes > toLog) {
+          log.info(`read ${Math.round(bytes / (1024 * 1024))} MB from storage device ${disk.name}`);
+          toLog += logEveryBytes;
         }
-      },
-      sink,
-      { signal },
-    );
+      }
+    };
+    const asWanted = (pieces: AsyncIterable<Buffer>) =>
+      options.format === "android-sparse" ? asAndroidSparse(counted(pieces), totalBytes) : counted(pieces);
+    await pipeline(chunks(disk, totalBytes), asWanted, sink, { signal });
     log.info(`read ${formatBytes(bytes)} from storage device ${disk.name}`);
     return { device: disk.name, bytes, sha256: hash.digest("hex") };
   } catch (error) {

@@ -27,7 +27,7 @@ const checksumTypes = ["sha1", "sha224", "sha256", "sha384", "sha512"] as const;
 type ChecksumType = (typeof checksumTypes)[number];
 
 /** Of the file: more than 100,000 ranges, of which images have a few thousand. */
-const maxBmapBytes = 16 * 1024 * 1024;
+export const maxBmapBytes = 16 * 1024 * 1024;
 const maxBlockBytes = 64 * 1024 * 1024;
 
 /**
