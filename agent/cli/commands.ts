@@ -23,7 +23,7 @@ export const commands: Commands = {
     load: async () => (await import("./drivers.ts")).drivers,
   },
   flash: {
-    summary: "Flash a board by netboot and read its disk back",
+    summary: "Flash a board, by netboot or through a storage mux, and read its disk back",
     load: async () => (await import("./flash.ts")).flashBoard,
   },
   bundle: {
@@ -33,6 +33,10 @@ export const commands: Commands = {
   receipts: {
     summary: "Show and verify what was flashed on this host",
     load: async () => (await import("./receipts/commands.ts")).receipts,
+  },
+  dump: {
+    summary: "Read the storage of a board into a file",
+    load: async () => (await import("./dump.ts")).dump,
   },
   boot: {
     summary: "Serve boot files to boards over TFTP, HTTP and DHCP, without an exporter",

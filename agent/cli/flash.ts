@@ -15,14 +15,17 @@ import { ConsoleTail, htmlReport } from "../ops/receipts/html-report.ts";
 import { createExporter } from "../session/exporter.ts";
 import { defineCommand } from "./command.ts";
 import { exporterOptions, loadExporterConfig } from "./exporter-config.ts";
+import { flashStorage, storageOptions } from "./flash-storage.ts";
 import { receiptOptions, openReceipts } from "./receipt-options.ts";
 import { listenForStop } from "./signals.ts";
 import { showSteps } from "./flash-steps.ts";
 import { version } from "./version.ts";
+import { withExporter } from "./with-exporter.ts";
 
 export const flashBoard = defineCommand({
   name: "flash",
-  summary: "Flash a board by netboot, on this host: no client needed. The board's disk is read back and compared.",
+  summary:
+    "Flash a board on this host, by netboot or through a storage mux: no client needed. The disk is read back and compared.",
   words: { usage: "IMAGE", least: 1, most: 1 },
   options: {
     ...exporterOptions,
@@ -51,6 +54,7 @@ export const flashBoard = defineCommand({
     gateway: { type: "string", value: "ADDRESS", help: "the board's gateway, with --ip" },
     "off-time": { type: "string", value: "SECONDS", help: "how long the board is without power first (2)" },
     "leave-on": { type: "boolean", help: "do not switch the board off at the end" },
+    ...storageOptions,
   },
   notes: `
 IMAGE is raw or compressed with gzip, xz, bzip2 or zstd; its first bytes tell. The exit code is 0 only if the disk was
@@ -60,6 +64,9 @@ Example:
   jmp-agent flash image.raw.xz --exporter-config bench.yaml --target emmc`,
 
   async run(given, [imagePath = ""]) {
+    if (given.storage !== undefined) {
+      return await withExporter(given, (exporter, signal) => flashStorage(exporter, imagePath, given, signal));
+    }
     const address = boardAddress(given.ip, given.gateway);
     const offMs = seconds(given["off-time"]);
     const image = await readImageFile(imagePath);

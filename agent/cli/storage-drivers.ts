@@ -12,7 +12,8 @@ export function chooseStorage({ tree }: Pick<Exporter, "tree">, wanted: string):
   const found = all.filter((path) => path === wanted || path.startsWith(`${wanted}.`));
   const [only, second] = found;
   if (only !== undefined && (second === undefined || only === wanted)) return only;
-  if (all.length === 0) throw new AgentError("E_CONFIG", "this exporter has no storage that can be switched to the host");
+  if (all.length === 0)
+    throw new AgentError("E_CONFIG", "this exporter has no storage that can be switched to the host");
   const problem = only === undefined ? `there is no storage ${wanted}` : `${wanted} has several storages`;
   throw new AgentError("E_USAGE", `${problem}: --storage is one of ${(only === undefined ? all : found).join(", ")}`);
 }

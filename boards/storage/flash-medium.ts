@@ -1,4 +1,4 @@
-import { toAgentError } from "../../agent/driver/errors.ts";
+import { toAgentError, type AgentError } from "../../agent/driver/errors.ts";
 import type {
   FlashReceipt,
   FlashReport,
@@ -12,8 +12,8 @@ import type { WriteReport } from "./block/write.ts";
 
 /** Hears how a flash goes on. */
 export interface FlashEvents {
-  /** The medium is at the host: what comes now is waiting for its disk. */
-  readonly onSwitched: () => void;
+  /** Another step begins. */
+  readonly enter: (step: string) => void;
   readonly onReady: (target: FlashTarget) => void;
   readonly onProgress: (progress: Progress) => void;
 }
@@ -21,7 +21,7 @@ export interface FlashEvents {
 export interface Flashed {
   readonly receipt: FlashReceipt;
   /** Undefined for a flash that has succeeded. */
-  readonly error: unknown;
+  readonly error: AgentError | undefined;
 }
 
 /** Has an image written and makes the receipt of it, whatever happens. Does not reject. */
@@ -31,10 +31,10 @@ export async function flashMedium(
 ): Promise<Flashed> {
   const start: FlashStart = { startedAt: new Date().toISOString(), driver, method: "block", image };
   const started = await receipts.begin(start);
-  const steps = new Steps("switch to host");
+  const steps = new Steps("prepare");
   let target: FlashTarget | undefined;
   const events: FlashEvents = {
-    onSwitched: () => steps.enter("wait"),
+    enter: (step) => steps.enter(step),
     onReady(found) {
       target = found;
       steps.enter("write");
@@ -43,21 +43,25 @@ export async function flashMedium(
   };
   try {
     const report = await write(events);
-    const receipt = await started.end({ ...start, ...written(report), ...steps.end("ok") });
+    const receipt = await started.end({ ...start, ...written(report, image), ...steps.end("ok") });
     return { receipt, error: undefined };
-  } catch (error) {
-    const { code, message } = toAgentError(error);
-    const failure = { step: steps.current, code, message };
+  } catch (thrown) {
+    const error = toAgentError(thrown);
+    const failure = { step: steps.current, code: error.code, message: error.message };
     const receipt = await started.end({ ...start, verdict: "failed", failure, target, ...steps.end("failed") });
     return { receipt, error };
   }
 }
 
-function written(report: WriteReport): Pick<FlashReport, "verdict" | "image" | "target" | "ranges" | "readBackSha256"> {
+function written(
+  report: WriteReport,
+  { name }: FlashStart["image"],
+): Pick<FlashReport, "verdict" | "image" | "target" | "ranges" | "readBackSha256"> {
   const { bytes, mappedBytes, mappedSha256: sha256, given, encoding, verified } = report;
   return {
     verdict: verified ? "verified" : "written",
     image: {
+      name,
       ...given,
       encoding,
       content: { bytes, mappedBytes: mappedBytes === bytes ? undefined : mappedBytes, sha256 },

@@ -11,7 +11,7 @@ import type { DiskOptions } from "./block/disk.ts";
 import type { Progress } from "./block/progress.ts";
 import { readImage } from "./block/read.ts";
 import { writtenBlocksIn } from "./block/remembered.ts";
-import { writeImage, type WriteOptions } from "./block/write.ts";
+import { writeImage } from "./block/write.ts";
 import { flashMedium, type Flashed } from "./flash-medium.ts";
 import { maxBmapBytes, parseBmap } from "./image/bmap.ts";
 import type { ImageOptions, imageStorageMux } from "./interface.ts";
@@ -39,7 +39,9 @@ export const muxConfig = {
   skip_unchanged: lax
     .boolean()
     .prefault(false)
-    .describe("remember what was written, and next time write only what differs; nothing counts unless it is read back"),
+    .describe(
+      "remember what was written, and next time write only what differs; nothing counts unless it is read back",
+    ),
   direct: lax.boolean().prefault(true).describe("read and write past the page cache, where the device can"),
 };
 
@@ -120,7 +122,10 @@ export function openMux(
     call: Pick<Call, "signal" | "log">,
     source: Readable,
     image: ImageOptions,
-    { bmap, onProgress }: Pick<WriteOptions, "bmap"> & { readonly onProgress?: (progress: Progress) => void } = {},
+    {
+      map,
+      onProgress,
+    }: { readonly map?: Readable | undefined; readonly onProgress?: (progress: Progress) => void } = {},
   ): Promise<Flashed> =>
     inTurn(call, (signal) =>
       flashMedium(
@@ -129,9 +134,11 @@ export function openMux(
           driver: context.path,
           image: { name: image.name ?? undefined, bytes: image.bytes ?? undefined, encoding: null },
         },
-        async ({ onSwitched, onReady, onProgress: onStep }) => {
+        async ({ enter, onReady, onProgress: onStep }) => {
+          const bmap = map === undefined ? undefined : parseBmap(await readAll(map));
+          enter("switch to host");
           await hardware.select("host", { signal, log: call.log });
-          onSwitched();
+          enter("wait");
           return await writeImage(
             source,
             target,
@@ -185,8 +192,8 @@ export function openMux(
       },
       async *write_image(call, handle: CheckedResourceHandle, bmapHandle, image) {
         const source = await lentSource(call, handle);
-        const bmap = bmapHandle == null ? undefined : parseBmap(await readAll(await lentSource(call, bmapHandle)));
-        let error: unknown;
+        const map = bmapHandle == null ? undefined : await lentSource(call, bmapHandle);
+        let error: Flashed["error"];
         yield* whileItRuns(async (tell, signal) => {
           let last: Progress | undefined;
           const onProgress = (progress: Progress): void => {
@@ -194,7 +201,7 @@ export function openMux(
             tell({ ...writeProgress(progress), receipt: null });
           };
           const scope = { signal: AbortSignal.any([call.signal, signal]), log: call.log };
-          const flashed = await flash(scope, source, image ?? {}, { bmap, onProgress });
+          const flashed = await flash(scope, source, image ?? {}, { map, onProgress });
           error = flashed.error;
           return { ...writeProgress(last), receipt: flashed.receipt };
         });

@@ -36,6 +36,8 @@ export interface GivenBytes {
 export interface ImageOptions {
   readonly format?: "auto" | "raw" | undefined;
   readonly bmap?: Bmap | undefined;
+  /** Of the stream as it comes, when that is known. */
+  readonly givenBytes?: number | undefined;
 }
 
 /** Enough for the header of a zstd frame, too. */
@@ -47,7 +49,7 @@ const startBytes = sparseHeaderBytes;
  */
 export async function openImage(
   source: AsyncIterable<Buffer>,
-  { format = "auto", bmap }: ImageOptions,
+  { format = "auto", bmap, givenBytes: wholeBytes }: ImageOptions,
 ): Promise<OpenImage> {
   const file = await peek(source);
   const encoding = format === "raw" ? null : encodingOf(file.start);
@@ -67,7 +69,8 @@ export async function openImage(
   try {
     const content = decoder === undefined ? { start: file.start, all: counted() } : await peek(decoder);
     const header = format === "raw" ? undefined : sparseHeader(content.start);
-    const promisedBytes = header?.imageBytes ?? (encoding === "zstd" ? zstdContentBytes(file.start) : undefined);
+    const plainBytes = encoding === "zstd" ? zstdContentBytes(file.start) : encoding === null ? wholeBytes : undefined;
+    const promisedBytes = header?.imageBytes ?? plainBytes;
     if (bmap !== undefined && header !== undefined) mustMatch(bmap, header.imageBytes);
     let bytes = 0;
     const pieces = async function* () {

@@ -8,7 +8,7 @@ import { Readable, Writable } from "node:stream";
 import { test } from "node:test";
 import type { RemoteNode } from "../../../agent/client/node.ts";
 import { listUsbDevices, nodesBelow } from "../../../agent/sys/usb-devices.ts";
-import { storageMuxFlasher } from "../../../boards/storage/interface.ts";
+import { imageStorageMux } from "../../../boards/storage/interface.ts";
 import { sdMux, simCard } from "../../sim/usbip/card-mux.ts";
 import { plugUsb } from "../../sim/usbip/plug.ts";
 import { exporter } from "./lib/exporter.ts";
@@ -21,7 +21,7 @@ const write10 = 0x2a;
 test.before(loadModules);
 
 async function flash(node: RemoteNode, image: Buffer): Promise<void> {
-  const calls = node.as(storageMuxFlasher);
+  const calls = node.as(imageStorageMux);
   const pieces = Readable.from(cut(image), { objectMode: false });
   await node.lendSource(pieces, (handle) => calls.write(handle));
 }
@@ -38,7 +38,7 @@ async function dump(node: RemoteNode): Promise<Buffer> {
       done();
     },
   });
-  await node.lendSink(sink, (handle) => node.as(storageMuxFlasher).read(handle));
+  await node.lendSink(sink, (handle) => node.as(imageStorageMux).read(handle));
   return Buffer.concat(pieces);
 }
 
@@ -157,7 +157,7 @@ test("an SDWire3 gives its card to the board when the kernel lets go of it", asy
   });
   await diskAt(path);
   const guest = await exporter(t, { storage: { type: "jumpstarter_agent.SDWire3", config: { path, ...quick } } });
-  const calls = guest.node("storage").as(storageMuxFlasher);
+  const calls = guest.node("storage").as(imageStorageMux);
   const drivers = async () =>
     (await listUsbDevices()).find((one) => one.path === path)?.interfaces.map(({ driver }) => driver);
   await calls.dut();
@@ -183,7 +183,7 @@ for (const kind of ["classic", "fast"] as const) {
       storage: { type: "jumpstarter_agent.UsbSdMux", config: { serial: "000000000042", ...quick } },
     });
     const storage = guest.node("storage");
-    const calls = storage.as(storageMuxFlasher);
+    const calls = storage.as(imageStorageMux);
     const image = randomBytes(mebi + 1);
     await flash(storage, image);
     assert.ok(mux.card.medium.subarray(0, image.length).equals(image));

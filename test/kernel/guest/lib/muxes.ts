@@ -1,7 +1,7 @@
 /** SD muxes that are plugged into the guest. */
 import type { TestContext } from "node:test";
 import { listUsbDevices, nodesBelow } from "../../../../agent/sys/usb-devices.ts";
-import { storageMuxFlasher } from "../../../../boards/storage/interface.ts";
+import { imageStorageMux } from "../../../../boards/storage/interface.ts";
 import { ft200x, simCard } from "../../../sim/usbip/card-mux.ts";
 import type { MassStorageOptions } from "../../../sim/usbip/mass-storage.ts";
 import { plugUsb } from "../../../sim/usbip/plug.ts";
@@ -49,6 +49,6 @@ export async function sdWire(t: TestContext, options: MassStorageOptions = {}) {
     disk,
     socketPath: guest.socketPath,
     storage: guest.node("storage"),
-    calls: guest.node("storage").as(storageMuxFlasher),
+    calls: guest.node("storage").as(imageStorageMux),
   };
 }

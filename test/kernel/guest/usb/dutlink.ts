@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { dutlinkPower } from "../../../../boards/dutlink/interface.ts";
 import { power } from "../../../../boards/power/interface.ts";
 import { serialPort } from "../../../../boards/serial/interface.ts";
-import { storageMuxFlasher } from "../../../../boards/storage/interface.ts";
+import { imageStorageMux } from "../../../../boards/storage/interface.ts";
 import { type DutlinkState } from "../../../sim/usbip/dutlink.ts";
 import { exporter } from "../lib/exporter.ts";
 import { waitFor } from "../lib/system.ts";
@@ -58,7 +58,7 @@ test("DUTLink: power, meter, storage and console", async (t) => {
   });
 
   await t.test("an image is written and read back, with the storage at the host", async () => {
-    const calls = guest.node("board.storage").as(storageMuxFlasher);
+    const calls = guest.node("board.storage").as(imageStorageMux);
     await calls.dut();
     assert.equal((await state()).storage, "dut");
     const image = randomBytes(1 << 20);

@@ -9,7 +9,7 @@ import * as z from "zod";
 import { connect } from "../../../../agent/client/connect.ts";
 import { createCatalog } from "../../../../agent/driver/catalog.ts";
 import { defineDriver, type AnyDriver } from "../../../../agent/driver/driver.ts";
-import { storageMuxFlasher } from "../../../../boards/storage/interface.ts";
+import { imageStorageMux } from "../../../../boards/storage/interface.ts";
 import { muxConfig, openMux } from "../../../../boards/storage/mux.ts";
 import composite from "../../../../boards/composite/driver.ts";
 import { compositeType } from "../../../../agent/driver/plan.ts";
@@ -26,7 +26,7 @@ function loopMux(disk: LoopDisk, events: string[]) {
   return defineDriver({
     types: ["test.Mux"],
     summary: "A medium in a loop device.",
-    implements: storageMuxFlasher,
+    implements: imageStorageMux,
     config: z.strictObject(muxConfig),
     open: ({ config, ...context }) =>
       openMux(
@@ -68,7 +68,7 @@ async function start(t: TestContext, names = ["storage"]) {
   const nodes = names.map((name) => {
     const node = client.find(name);
     assert.ok(node);
-    return { node, calls: node.as(storageMuxFlasher) };
+    return { node, calls: node.as(imageStorageMux) };
   });
   return { disk, events, exporter, nodes };
 }
