@@ -60,7 +60,7 @@ export class ReceiptList implements ReceiptKeeper {
   }
 }
 
-/** An exporter with `storage` on this medium, and `power`. */
+/** An exporter with `storage` on this medium, `power`, and a `console` that echoes. */
 export async function muxExporter(
   t: Pick<TestContext, "after">,
   driver: ReturnType<typeof loopMux>,
@@ -79,6 +79,7 @@ export async function muxExporter(
         config: { storage_timeout: 1, storage_leeway: 0, storage_fsync_timeout: 1, ...config },
       },
       power: { type: "jumpstarter_driver_power.driver.MockPower" },
+      console: { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: "loop://" } },
     },
     catalog,
     receipts: kept,

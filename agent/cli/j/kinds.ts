@@ -26,8 +26,8 @@ const network: Load = async () => (await import("./commands/network.ts")).comman
 const serial: Load = async () => (await import("./commands/serial.ts")).commands;
 const storage: Load = async () => (await import("./commands/storage.ts")).commands;
 const flasher: Load = async () => (await import("./commands/flasher.ts")).flasherCommands;
-const mux: Load = async () => (await import("./commands/flasher.ts")).muxCommands;
-const muxFlasher: Load = async () => (await import("./commands/flasher.ts")).muxFlasherCommands;
+const mux: Load = async () => (await import("./commands/mux.ts")).muxCommands;
+const muxFlasher: Load = async () => (await import("./commands/mux.ts")).muxFlasherCommands;
 const netbootFlasher: Load = async () => (await import("./commands/netboot-flasher.ts")).commands;
 const shell: Load = async (node, signal) => (await import("./commands/shell.ts")).commandsOf(node, signal);
 const noyito: Load = async () => (await import("./commands/noyito.ts")).commands;

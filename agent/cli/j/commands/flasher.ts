@@ -1,4 +1,4 @@
-import { flasher, storageMux } from "../../../../boards/storage/interface.ts";
+import { flasher } from "../../../../boards/storage/interface.ts";
 import { AgentError } from "../../../driver/errors.ts";
 import { contentEncodings, type ContentEncoding, type ResourceHandle } from "../../../driver/resource.ts";
 import { command, type Commands, type Run } from "../command.ts";
@@ -15,7 +15,7 @@ interface Flasher {
   dump(run: Run, image: Image): Promise<void>;
 }
 
-const compression = {
+export const compression = {
   kind: "text",
   choices: contentEncodings,
   help: "Encoding of the local file; the driver gets plain bytes",
@@ -50,11 +50,11 @@ function flashCommands(means: Flasher): Commands {
   };
 }
 
-function encodingOf(compression: string | undefined): ContentEncoding | undefined {
+export function encodingOf(compression: string | undefined): ContentEncoding | undefined {
   return contentEncodings.find((known) => known === compression);
 }
 
-function parseTarget(spec: string): { target: string; file: string } {
+export function parseTarget(spec: string): { target: string; file: string } {
   const at = spec.indexOf(":");
   if (at < 1) throw new AgentError("E_USAGE", `Invalid target spec '${spec}', expected name:file`);
   return { target: spec.slice(0, at), file: spec.slice(at + 1) };
@@ -74,51 +74,3 @@ export const flasherCommands = flashCommands({
     await withSink(run, file, use, { label: label("dump", target), encoding });
   },
 });
-
-const mux = ({ node, signal }: Run) => node.as(storageMux, { signal });
-
-export const muxCommands: Commands = {
-  host: command({ help: "Connect storage to host", run: async (run) => void (await mux(run).host()) }),
-  dut: command({ help: "Connect storage to dut", run: async (run) => void (await mux(run).dut()) }),
-  off: command({ help: "Disconnect storage", run: async (run) => void (await mux(run).off()) }),
-  "write-local-file": command({
-    help: "Write a local file to the storage device",
-    args: { file: { help: "Local file" } },
-    run: async (run, { file }) => {
-      await withSource(run, file, (handle) => mux(run).write(handle), { label: "write" });
-    },
-  }),
-  "read-local-file": command({
-    help: "Read the storage device into a local file",
-    args: { file: { help: "Local file to write" } },
-    run: async (run, { file }) => {
-      await withSink(run, file, (handle) => mux(run).read(handle), { label: "read" });
-    },
-  }),
-};
-
-/** Switches to the host for the transfer, and to the board after it in every case. */
-async function onHost(run: Run, target: string | undefined, transfer: () => Promise<unknown>): Promise<void> {
-  if (target !== undefined) {
-    throw new AgentError("E_INVALID", `target is not supported by a storage multiplexer, ${target} was given`);
-  }
-  await mux(run).host();
-  try {
-    await transfer();
-  } finally {
-    // Also after Ctrl-C, so without its signal.
-    await run.node.as(storageMux).dut();
-  }
-}
-
-export const muxFlasherCommands: Commands = {
-  ...flashCommands({
-    flash: (run, { file, target, encoding }) =>
-      onHost(run, target, () =>
-        withSource(run, file, (handle) => mux(run).write(handle), { label: "flash", encoding }),
-      ),
-    dump: (run, { file, target, encoding }) =>
-      onHost(run, target, () => withSink(run, file, (handle) => mux(run).read(handle), { label: "dump", encoding })),
-  }),
-  ...muxCommands,
-};
