@@ -50,9 +50,13 @@ test(`after a power cut the cache holds the old or the new bundle, never a torn 
   // The cache directory itself was made when the agent was installed.
   const recording = recordDisk(t, recorded);
   const cache = new BundleCache({ directory: recorded, log });
-  await cache.get(wanted(before.source));
+  (await cache.get(wanted(before.source))).release();
   const start = recording.length;
   await cache.get(wanted(after.source));
+  // Then the old one goes, which is a good time to lose power, too.
+  const { removed } = await cache.prune({ signal: AbortSignal.timeout(10_000) });
+  assert.deepEqual(removed, [before.digest]);
+  await cache.close();
   assert.ok(recording.length - start > 15);
 
   // A generator that gives the same cuts each time (Numerical Recipes).
@@ -65,16 +69,19 @@ test(`after a power cut the cache holds the old or the new bundle, never a torn 
   for (let run = 0; run < cuts; run += 1) {
     const cut = start + Math.floor(random() * (recording.length - start + 1));
     recording.restore(restored, cut, random);
-    const survivor = new BundleCache({ directory: restored, log });
+    // Another boot of the host, with another identity.
+    const survivor = new BundleCache({ directory: restored, log, bootId: `boot ${run}` });
     const found = await survivor.get(wanted(away));
     const version = await readFile(join(found.directory, "manifest.yaml"), "utf8");
     assert.equal(found.digest, version === "old" ? before.digest : after.digest);
     assert.deepEqual(await readFile(join(found.directory, "data/kernel")), kernel);
     seen.set(version, (seen.get(version) ?? 0) + 1);
-    if (run % 20 > 0) continue;
-    const current = await new BundleCache({ directory: restored, log }).get(wanted(after.source));
-    assert.equal(current.digest, after.digest);
-    assert.equal(await readFile(join(current.directory, "manifest.yaml"), "utf8"), "new");
+    if (run % 20 === 0) {
+      const current = await survivor.get(wanted(after.source));
+      assert.equal(current.digest, after.digest);
+      assert.equal(await readFile(join(current.directory, "manifest.yaml"), "utf8"), "new");
+    }
+    await survivor.close();
   }
   assert.deepEqual([...seen.keys()].sort(), ["new", "old"]);
 });

@@ -111,7 +111,7 @@ export function recordDisk(t: TestContext, root: string): Recording {
       const stream = createWriteStream(path, options);
       if (!inside(path)) return stream;
       let inode: Inode | undefined;
-      stream.once("open", () => (inode = create(path)));
+      stream.once("open", () => (inode = live.get(relative(root, path)) ?? create(path)));
       stream.once("close", () => {
         if (inode === undefined) return;
         const content = readFileSync(path);
