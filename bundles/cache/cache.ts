@@ -12,7 +12,15 @@ import { cachedSource } from "./cached-source.ts";
 import { findDamages, recordOf, Seals, type Damage } from "./integrity.ts";
 import { listBundles, type ListedBundle } from "./list.ts";
 import { Locks, type Lock } from "./locks.ts";
-import { fetchBeside, fetchPlanned, layOut, planBundle, type Beside, type TaggedManifest } from "./make-bundle.ts";
+import {
+  fetchBeside,
+  fetchPlanned,
+  layOut,
+  planBundle,
+  type Asked,
+  type Beside,
+  type TaggedManifest,
+} from "./make-bundle.ts";
 import { exists, lockNames, nameOf, Places } from "./places.ts";
 import { readRecord, referenceRecord, type BundleRecord } from "./records.ts";
 import { Space } from "./space.ts";
@@ -274,10 +282,19 @@ export class BundleCache {
     }
   }
 
-  /** One pull per digest and host, however many ask for it; the others wait, and one goes on if the first one dies. */
   async #pull(digest: Digest, source: Source, wanted: Wanted, signal: AbortSignal): Promise<CachedBundle> {
     await wanted.accept?.(source, digest, signal);
     const keep = (await wanted.alsoKeep?.(source, digest, signal)) ?? [];
+    try {
+      return await this.#takeOrMake(digest, keep, { source, name: wanted.name, signal });
+    } catch (error) {
+      throw isSystemError(error) ? this.#notStored(wanted.name, error) : error;
+    }
+  }
+
+  /** One pull per digest and host, however many ask for it; the others wait, and one goes on if the first one dies. */
+  async #takeOrMake(digest: Digest, keep: readonly TaggedManifest[], asked: Asked): Promise<CachedBundle> {
+    const { signal } = asked;
     const name = lockNames.make(digest);
     let toldMs = -Infinity;
     for (;;) {
@@ -291,13 +308,12 @@ export class BundleCache {
       if (making === undefined) {
         if (Date.now() - toldMs > tellEveryMs) {
           toldMs = Date.now();
-          this.#log.info(`waiting for ${wanted.name}, which another pull fetches: ${await this.#locks.heard(name)}`);
+          this.#log.info(`waiting for ${asked.name}, which another pull fetches: ${await this.#locks.heard(name)}`);
         }
         await this.#locks.pause(signal);
         continue;
       }
       try {
-        const asked = { source, name: wanted.name, signal };
         const record = await recordOf(this.#places, digest);
         if (record === undefined) await this.#make(digest, keep, making, asked);
         else await this.#addBeside(digest, record, keep, asked);
@@ -305,19 +321,14 @@ export class BundleCache {
         await making.release();
         // What the connection broke is continued next time; of what was refused nothing stays.
         if (!isUnreachable(error) && !signal.aborted) await this.#space.tidy(this.#limitBytes);
-        throw isSystemError(error) ? this.#notStored(wanted.name, error) : error;
+        throw error;
       } finally {
         await making.release();
       }
     }
   }
 
-  async #make(
-    digest: Digest,
-    keep: readonly TaggedManifest[],
-    making: Lock,
-    asked: { source: Source; name: string; signal: AbortSignal },
-  ): Promise<void> {
+  async #make(digest: Digest, keep: readonly TaggedManifest[], making: Lock, asked: Asked): Promise<void> {
     const { name, signal } = asked;
     this.#log.info(`pulling ${name} (${digest})`);
     const plan = await planBundle(digest, asked, this.#mostBytes);
@@ -350,10 +361,7 @@ export class BundleCache {
     await syncDirectory(this.#places.bundles);
   }
 
-  async #fetchBeside(
-    keep: readonly TaggedManifest[],
-    asked: { source: Source; name: string; signal: AbortSignal },
-  ): Promise<Beside> {
+  async #fetchBeside(keep: readonly TaggedManifest[], asked: Asked): Promise<Beside> {
     const blobs = [];
     for (const { digest } of keep) blobs.push(...(await fetchBeside(digest, this.#store, asked)));
     await this.#store.sync();
@@ -366,12 +374,7 @@ export class BundleCache {
     return keep.every((one) => beside[one.tag] === one.digest);
   }
 
-  async #addBeside(
-    digest: Digest,
-    record: BundleRecord,
-    keep: readonly TaggedManifest[],
-    asked: { source: Source; name: string; signal: AbortSignal },
-  ): Promise<void> {
+  async #addBeside(digest: Digest, record: BundleRecord, keep: readonly TaggedManifest[], asked: Asked): Promise<void> {
     const storing = await this.#locks.acquire(lockNames.store, "shared", asked.signal);
     try {
       const { tags, blobs } = await this.#fetchBeside(keep, asked);
@@ -443,7 +446,7 @@ export class BundleCache {
   }
 
   #notStored(name: string, error: NodeJS.ErrnoException): AgentError {
-    const text = `${name} cannot be stored in ${this.#places.root}: ${toAgentError(error).message}`;
+    const text = `${name} cannot be brought into ${this.#places.root}: ${toAgentError(error).message}`;
     return new AgentError("E_IO", text, {
       hint: "free space there ('jmp-agent bundle prune'), or set cache_dir in the flasher's config",
       cause: error,
