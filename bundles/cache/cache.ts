@@ -1,8 +1,9 @@
-import { mkdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AgentError, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { makeDirectoryDurably, syncDirectory, writeDurably } from "../../agent/stream/durable.ts";
+import type { TryLock } from "../../agent/sys/flock.ts";
 import type { Digest } from "../oci/digest.ts";
 import { isUnreachable } from "../oci/retry.ts";
 import type { Source } from "../oci/source.ts";
@@ -35,6 +36,8 @@ export interface BundleCacheOptions {
   readonly limitBytes?: number | undefined;
   /** Other at each start of the host; by default the kernel's. */
   readonly bootId?: string | undefined;
+  /** How locks between processes are loaded; by default, flock. */
+  readonly loadTryLock?: (() => Promise<TryLock>) | undefined;
 }
 
 /** A bundle whose files have been checked against their digests. */
@@ -96,12 +99,12 @@ export class BundleCache {
   readonly #uses = new Set<Lock>();
   readonly #closing = new AbortController();
 
-  constructor({ directory, log, mostBytes, limitBytes, bootId }: BundleCacheOptions) {
+  constructor({ directory, log, mostBytes, limitBytes, bootId, loadTryLock }: BundleCacheOptions) {
     this.#log = log;
     this.#limitBytes = limitBytes ?? defaultLimitBytes;
     this.#mostBytes = Math.min(mostBytes ?? defaultMostBytes, this.#limitBytes);
     this.#places = new Places(directory);
-    this.#locks = new Locks(this.#places.locks, log);
+    this.#locks = new Locks(this.#places.locks, log, loadTryLock);
     this.#store = new BlobStore(this.#places, this.#locks);
     this.#space = new Space(this.#places, this.#locks);
     this.#seals = new Seals(this.#places, bootId);

@@ -30,11 +30,13 @@ export class Locks {
   readonly #log: Logger;
   /** Holders in this process; the only truth where there is no flock. */
   readonly #held = new Map<string, { mode: LockMode; holders: number }>();
+  readonly #load: () => Promise<TryLock>;
   #loading: Promise<TryLock | undefined> | undefined;
 
-  constructor(directory: string, log: Logger) {
+  constructor(directory: string, log: Logger, load = loadTryLock) {
     this.#directory = directory;
     this.#log = log;
+    this.#load = load;
   }
 
   /** False where other processes cannot be seen. */
@@ -168,7 +170,7 @@ export class Locks {
   }
 
   #tryLock(): Promise<TryLock | undefined> {
-    this.#loading ??= loadTryLock().catch((error: unknown) => this.#withoutFlock(toAgentError(error).message));
+    this.#loading ??= this.#load().catch((error: unknown) => this.#withoutFlock(toAgentError(error).message));
     return this.#loading;
   }
 

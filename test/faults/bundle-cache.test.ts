@@ -6,6 +6,7 @@ import { once } from "node:events";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { readFile, readdir, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { buffer } from "node:stream/consumers";
 import { test, type TestContext } from "node:test";
 import { LogBus } from "../../agent/driver/log.ts";
 import { BundleCache, type BundleCacheOptions } from "../../bundles/cache/cache.ts";
@@ -277,6 +278,7 @@ test("what was kept beside a bundle is there when nobody can be asked, and refus
   const directory = await temporaryDirectory(t);
   const payload = Buffer.from("signed");
   registry.put("v1", [{ title: "image", content: Buffer.from("image") }]);
+  const wantedPayload = { digest: sha256(payload) as Digest, size: payload.length };
   const beside = registry.put("v1.sig", [{ title: "payload", content: payload }]) as Digest;
   const unsigned = wantedFrom(registry, "v1");
   const { cache } = openCache(t, directory);
@@ -288,10 +290,8 @@ test("what was kept beside a bundle is there when nobody can be asked, and refus
       const found = await source.tagged("v1.sig", neverAborted);
       asked.push(found ?? "none");
       if (found === undefined) throw new Error("not signed");
-      const [chunk] = await (
-        await source.blob({ digest: sha256(payload) as Digest, size: 6 }, { signal: neverAborted })
-      ).toArray();
-      assert.deepEqual(chunk, payload);
+      const stream = await source.blob(wantedPayload, { signal: neverAborted });
+      assert.deepEqual(await buffer(stream), payload);
     },
     alsoKeep: async () => [{ tag: "v1.sig", digest: beside }],
   };
@@ -341,4 +341,61 @@ test("a cache on a read-only medium serves what it holds", { skip: missingLoops 
   await assert.rejects(cache.get(wantedFrom(registry, "v2")), { code: "E_IO", message: /Read-only file system/i });
   await registry.stop();
   await get(cache, wantedFrom(registry, "v1"));
+});
+
+test("whenever a pull is killed, the next one is whole and leaves nothing of it", async (t) => {
+  const registry = await startFakeRegistry(t);
+  const content = randomBytes(2 * MiB);
+  registry.put("v1", [
+    { title: "manifest.yaml", content: Buffer.from("x") },
+    { title: "image", content },
+  ]);
+  const reference = `${registry.host}/ns/repo:v1`;
+  // At each request, then at moments after the last one: what is done then takes some milliseconds.
+  const moments = [1, 2, 3, 4].map((request) => ({ request, afterMs: 0 }));
+  for (const afterMs of [5, 10, 15, 20, 30, 45, 60]) moments.push({ request: 4, afterMs });
+  const found = new Set<string>();
+  for (const { request, afterMs } of moments) {
+    const directory = await temporaryDirectory(t);
+    const user = startUser(t, directory, reference);
+    const ended = once(user.child, "exit");
+    registry.requests.length = 0;
+    registry.answer = () => {
+      if (registry.requests.length === request) setTimeout(() => user.child.kill("SIGKILL"), afterMs);
+      return false;
+    };
+    await ended;
+    registry.answer = () => false;
+    found.add((await readdir(directory, { recursive: true })).map((name) => name.split("/")[0]).join());
+    const { cache } = openCache(t, directory);
+    const bundle = await cache.get(wantedFrom(registry, "v1"));
+    assert.ok((await readFile(join(bundle.directory, "image"))).equals(content));
+    assert.deepEqual(await cache.verify(bundle.digest), []);
+    bundle.release();
+    await cache.prune({ signal: neverAborted });
+    for (const left of ["incoming", "bundles", "references", "blobs/sha256"]) {
+      assert.deepEqual(await readdir(join(directory, left)), [], `${left} after ${request}, ${afterMs} ms`);
+    }
+  }
+  assert.ok(found.size >= 3, "the kills hit different states");
+});
+
+test("without locks between processes the cache works for one, and says so once", async (t) => {
+  const registry = await startFakeRegistry(t);
+  registry.put("v1", [{ title: "image", content: Buffer.from("image") }]);
+  const directory = await temporaryDirectory(t);
+  const logs = new LogBus();
+  const warnings: string[] = [];
+  logs.subscribe(({ severity, message }) => severity === "WARNING" && warnings.push(message));
+  const log = logs.logger({ source: "driver", logger: "test" });
+  const loadTryLock = () => Promise.reject(new Error("no native code here"));
+  const cache = new BundleCache({ directory, log, loadTryLock });
+  t.after(() => cache.close());
+  const bundles = await Promise.all([1, 2, 3].map(() => cache.get(wantedFrom(registry, "v1"))));
+  assert.equal(blobRequests(registry).length, 1);
+  assert.deepEqual((await cache.prune({ signal: neverAborted })).removed, []);
+  for (const bundle of bundles) bundle.release();
+  assert.equal((await cache.prune({ signal: neverAborted })).removed.length, 1);
+  assert.equal(warnings.length, 1);
+  assert.match(warnings[0] ?? "", /not shared with other processes.*no native code here/);
 });
