@@ -88,9 +88,7 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
     // Only the code: a registry's free text could repeat what it was sent.
     const code = errorAnswer.safeParse(parseJson(body)).data?.errors[0]?.code;
     const message = `${host} refused ${what}: HTTP ${status}${code === undefined ? "" : ` ${code}`}`;
-    if (status >= 500 || status === 429) {
-      return new Busy(message, { retryAfterMs: readRetryAfter(headerOf(answer, "retry-after")) });
-    }
+    if (status >= 500 || status === 429) return new Busy(message, readRetryAfter(headerOf(answer, "retry-after")));
     const hint =
       status === 401 || status === 403
         ? "log in with OCI_USERNAME/OCI_PASSWORD or a Docker/Podman auth file"

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { AgentError, type AgentErrorOptions } from "../../agent/driver/errors.ts";
+import { AgentError } from "../../agent/driver/errors.ts";
 
 /** Waits before the second and third attempt at something that the connection broke. */
 const retryDelaysMs = [500, 2_000];
@@ -11,8 +11,9 @@ export class Busy extends AgentError {
   /** Undefined if it did not say. */
   readonly retryAfterMs: number | undefined;
 
-  constructor(message: string, { retryAfterMs, ...options }: AgentErrorOptions & { retryAfterMs: number | undefined }) {
-    super("E_CONNECTION", message, options);
+  constructor(message: string, retryAfterMs: number | undefined) {
+    const hint = retryAfterMs === undefined ? undefined : `it wants to be asked again in ${retryAfterMs / 1000} s`;
+    super("E_CONNECTION", message, { hint });
     this.retryAfterMs = retryAfterMs;
   }
 }
@@ -43,7 +44,9 @@ export async function withRetries<T>(attempt: () => Promise<T>, options: RetryOp
       const delayMs = failures < 0 ? 0 : retryDelaysMs[failures];
       const isHopeless = askedMs === undefined ? onlyWhenAsked : askedMs > longestAskedDelayMs;
       if (delayMs === undefined || isHopeless) throw error;
-      await sleep(askedMs ?? delayMs, undefined, { signal });
+      await sleep(askedMs ?? delayMs, undefined, { signal }).catch(() => {
+        throw signal.reason;
+      });
     }
   }
 }
