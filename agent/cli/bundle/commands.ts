@@ -32,6 +32,14 @@ export const bundle: CommandGroup = {
       summary: "Take a bundle from a directory or a tar archive into this host's cache",
       load: async () => (await import("./import.ts")).importBundle,
     },
+    list: {
+      summary: "Show the bundles in this host's cache",
+      load: async () => (await import("./list.ts")).list,
+    },
+    prune: {
+      summary: "Remove bundles from this host's cache",
+      load: async () => (await import("./prune.ts")).prune,
+    },
     sign: {
       summary: "Sign a bundle, as cosign does",
       load: async () => (await import("./sign.ts")).sign,

@@ -1,10 +1,11 @@
+import { formatBytes } from "../../../bundles/cache/bytes.ts";
 import { copyImage, type CopyReport } from "../../../bundles/oci/copy.ts";
 import { signatureTagOf, type Digest } from "../../../bundles/oci/digest.ts";
 import type { Source } from "../../../bundles/oci/source.ts";
 
 import type { ImageName, Sink } from "../../../bundles/oci/sink.ts";
 import type { OpenedPlace } from "./places.ts";
-import { ProgressLine, sizeText } from "./progress.ts";
+import { ProgressLine } from "./progress.ts";
 
 /**
  * Copies an image for a command that a person or a script waits for. Its signature, if there is one, goes with it and
@@ -51,7 +52,7 @@ export interface CopyResult extends CopyReport {
 export function showCopy(result: CopyResult, json: true | undefined): number {
   const { reference, digest, blobs, movedBlobs, movedBytes, signature } = result;
   const there = blobs - movedBlobs;
-  const text = `${reference}\n${digest}\n${movedBlobs} blobs moved, ${sizeText(movedBytes)}; ${there} were there\n${signature === null ? "" : "with its signature\n"}`;
+  const text = `${reference}\n${digest}\n${movedBlobs} blobs moved, ${formatBytes(movedBytes)}; ${there} were there\n${signature === null ? "" : "with its signature\n"}`;
   process.stdout.write(json ? JSON.stringify(result, undefined, 2) + "\n" : text);
   return 0;
 }

@@ -1,7 +1,7 @@
 import { formatReference, type RegistryReference } from "../../../bundles/oci/reference.ts";
 import { AgentError } from "../../driver/errors.ts";
 import { defineCommand } from "../command.ts";
-import { cacheOption, openCache, showCached } from "./cache.ts";
+import { cacheOption, showCached, takeIntoCache, withCache } from "./cache.ts";
 import { parseCarried } from "./carried.ts";
 import { interruptible } from "./interruptible.ts";
 import { parsePlace, readingFrom, type OpenedPlace } from "./places.ts";
@@ -28,16 +28,13 @@ Example:
         if (called.digest !== undefined && called.digest !== opened.digest) {
           throw new AgentError("E_DIGEST", `${opened.name} is ${opened.digest}, not ${called.digest}`);
         }
-        const cache = await openCache(options["cache-dir"]);
-        signal.addEventListener("abort", () => void cache.close(), { once: true });
-        try {
+        return await withCache(options["cache-dir"], signal, async (cache) => {
           const source = { ...opened.source, resolve: () => Promise.resolve(opened.digest) };
           const name = formatReference(called);
-          const bundle = await cache.get({ name, digest: called.digest, open: () => Promise.resolve(source) });
+          const open = () => Promise.resolve(source);
+          const bundle = await takeIntoCache(cache, { name, digest: called.digest, open });
           return showCached({ reference: name, ...bundle }, options.json);
-        } finally {
-          await cache.close();
-        }
+        });
       }),
     );
   },

@@ -1,18 +1,19 @@
+import { formatBytes } from "../../../bundles/cache/bytes.ts";
 import { describeBundle, type BundleDescription } from "../../../bundles/inspect.ts";
 import { defineCommand } from "../command.ts";
+import { cacheOption } from "./cache.ts";
 import { interruptible } from "./interruptible.ts";
-import { parsePlace, placesNote, readingFrom, registryOptions } from "./places.ts";
-import { sizeText } from "./progress.ts";
+import { parseSource, placesNote, readingFrom, registryOptions } from "./places.ts";
 
 export const inspect = defineCommand({
   name: "bundle inspect",
   summary: "Show what a bundle holds. Only its manifests are read.",
   words: { usage: "REF", least: 1, most: 1 },
-  options: { json: { type: "boolean", help: "print one JSON object" }, ...registryOptions },
+  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...registryOptions },
   notes: placesNote,
 
   async run(options, [word = ""]) {
-    const place = parsePlace(word);
+    const place = parseSource(word);
     return await interruptible((signal) =>
       readingFrom(place, options, signal, async ({ name, source, digest }) => {
         const description = await describeBundle(source, digest, { name, signal });
@@ -31,11 +32,11 @@ function show(name: string, { digest, images }: BundleDescription): string {
   for (const { digest: image, artifactType, mediaType, platform, bytes, layers, manifests } of images) {
     lines.push(
       "",
-      `${artifactType ?? mediaType}${platform === undefined ? "" : ` for ${platform}`}, ${sizeText(bytes)}`,
+      `${artifactType ?? mediaType}${platform === undefined ? "" : ` for ${platform}`}, ${formatBytes(bytes)}`,
     );
     if (image !== digest) lines.push(image);
     for (const { title, mediaType, digest, size } of layers) {
-      lines.push(`  ${sizeText(size).padStart(9)}  ${digest.slice(0, 19)}  ${title ?? mediaType}`);
+      lines.push(`  ${formatBytes(size).padStart(9)}  ${digest.slice(0, 19)}  ${title ?? mediaType}`);
     }
     for (const manifest of manifests) {
       if ("problem" in manifest) {

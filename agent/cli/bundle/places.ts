@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { archiveSource } from "../../../bundles/oci/archive.ts";
 import { openArchiveSink } from "../../../bundles/oci/archive-sink.ts";
 import { findCredential } from "../../../bundles/oci/credentials.ts";
-import type { Digest } from "../../../bundles/oci/digest.ts";
+import { isDigest, type Digest } from "../../../bundles/oci/digest.ts";
 import { layoutSource, type LayoutSource } from "../../../bundles/oci/layout.ts";
 import { openLayoutSink } from "../../../bundles/oci/layout-sink.ts";
 import { formatReference, parseReference, type Reference } from "../../../bundles/oci/reference.ts";
@@ -13,6 +13,7 @@ import type { ImageName, Sink } from "../../../bundles/oci/sink.ts";
 import type { Source } from "../../../bundles/oci/source.ts";
 import { AgentError } from "../../driver/errors.ts";
 import type { Given, Options } from "../command.ts";
+import { withCache, type cacheOption } from "./cache.ts";
 
 const group = "Registries";
 
@@ -30,7 +31,7 @@ export const registryOptions = {
 /** For the help of every command that takes a place. */
 export const placesNote = `
 REF is an image in a registry ([HOST[:PORT]/]NAMESPACE/NAME[:TAG][@DIGEST]), in an image layout (oci-layout:DIR[:TAG]) or in
-a tar archive of one (oci-archive:FILE[:TAG]).
+a tar archive of one (oci-archive:FILE[:TAG]). Where one is read, it may also be the digest of a bundle in this host's cache.
 Logins are those of docker and podman, or OCI_USERNAME and OCI_PASSWORD.`;
 
 /** A tar archive of an image layout. */
@@ -43,13 +44,25 @@ export interface ArchivePlace {
 /** Where an image is, or is to be. */
 export type Place = Exclude<Reference, { kind: "file" }> | ArchivePlace;
 
-export interface PlaceOptions extends Given<typeof registryOptions> {
+/** A bundle in this host's cache. */
+export interface CachedPlace {
+  readonly kind: "cached";
+  readonly digest: Digest;
+}
+
+export interface PlaceOptions extends Given<typeof registryOptions & Partial<typeof cacheOption>> {
   /** OCI_USERNAME and OCI_PASSWORD name no registry; of two, only the one that is written to gets them. */
   readonly withoutEnvironment?: boolean;
 }
 
+/** Reads where an image is. @throws AgentError E_USAGE */
+export function parseSource(text: string): Place | CachedPlace {
+  return isDigest(text) ? { kind: "cached", digest: text } : parsePlace(text);
+}
+
 /** @throws AgentError E_USAGE */
 export function parsePlace(text: string): Place {
+  if (isDigest(text)) throw new AgentError("E_USAGE", `${text} is a digest, and names no place`);
   if (text.startsWith("oci-archive:")) {
     const [, path = "", tag] = /^(.*?)(?::(\w[\w.-]{0,127}))?$/.exec(text.slice("oci-archive:".length)) ?? [];
     if (path === "") throw new AgentError("E_USAGE", `${JSON.stringify(text)} names no file`);
@@ -79,7 +92,8 @@ function readReference(text: string): Reference {
   }
 }
 
-export function formatPlace(place: Place): string {
+export function formatPlace(place: Place | CachedPlace): string {
+  if (place.kind === "cached") return place.digest;
   if (place.kind !== "archive") return formatReference(place);
   return `oci-archive:${place.path}${place.tag === undefined ? "" : `:${place.tag}`}`;
 }
@@ -95,11 +109,21 @@ export interface OpenedPlace {
 
 /** Opens the place of an image for reading, and closes it after use. @throws AgentError */
 export async function readingFrom<T>(
-  place: Place,
+  place: Place | CachedPlace,
   options: PlaceOptions,
   signal: AbortSignal,
   use: (opened: OpenedPlace) => Promise<T>,
 ): Promise<T> {
+  if (place.kind === "cached") {
+    return await withCache(options["cache-dir"], signal, async (cache) => {
+      const source = await cache.source(place.digest);
+      const referenceOf = async () => {
+        const here = (await cache.list()).find(({ digest }) => digest === place.digest);
+        return here?.references[0]?.name;
+      };
+      return await use({ name: place.digest, source, digest: place.digest, referenceOf });
+    });
+  }
   const source = await openSource(place, options);
   try {
     const pin = place.kind === "archive" ? undefined : place.digest;
@@ -118,7 +142,7 @@ export async function readingFrom<T>(
  */
 export async function writingTo<T>(
   place: Place,
-  options: PlaceOptions & { from?: Place },
+  options: PlaceOptions & { from?: Place | CachedPlace },
   use: (sink: Sink, named: ImageName) => Promise<T>,
 ): Promise<T> {
   const sink = await openSink(place, options);
@@ -136,7 +160,7 @@ export async function openSource(place: Place, options: PlaceOptions): Promise<S
   return openRegistry(place, await registryAccess(place, options));
 }
 
-async function openSink(place: Place, options: PlaceOptions & { from?: Place }): Promise<Sink> {
+async function openSink(place: Place, options: PlaceOptions & { from?: Place | CachedPlace }): Promise<Sink> {
   if (place.kind === "archive") return await openArchiveSink(place.path);
   if (place.kind === "oci-layout") return await openLayoutSink(place);
   const { from } = options;

@@ -1,3 +1,4 @@
+import { formatBytes } from "../../../bundles/cache/bytes.ts";
 import type { CopyProgress } from "../../../bundles/oci/copy.ts";
 
 const redrawMs = 250;
@@ -15,18 +16,10 @@ export class ProgressLine {
     const seconds = (nowMs - this.#startedMs) / 1000;
     const percent = totalBytes === 0 ? 100 : Math.floor((100 * doneBytes) / totalBytes);
     const rate = `${(doneBytes / seconds / 1e6).toFixed(1)} MB/s`;
-    this.#terminal.write(`\r\x1b[K${percent} % of ${sizeText(totalBytes)}, ${rate}`);
+    this.#terminal.write(`\r\x1b[K${percent} % of ${formatBytes(totalBytes)}, ${rate}`);
   };
 
   close(): void {
     if (this.#drawnMs > 0) this.#terminal.write("\r\x1b[K");
   }
-}
-
-/** In the units of the SI, as `ls --si` and disk makers count. */
-export function sizeText(bytes: number): string {
-  if (bytes < 1000) return `${bytes} B`;
-  const units = ["kB", "MB", "GB", "TB"];
-  const power = Math.min(Math.floor(Math.log10(bytes) / 3), units.length);
-  return `${(bytes / 1000 ** power).toFixed(1)} ${units[power - 1]}`;
 }

@@ -1,6 +1,6 @@
 import { AgentError } from "../../driver/errors.ts";
 import { defineCommand } from "../command.ts";
-import { cacheOption, openCache, showCached } from "./cache.ts";
+import { cacheOption, showCached, takeIntoCache, withCache } from "./cache.ts";
 import { interruptible } from "./interruptible.ts";
 import { formatPlace, openSource, parsePlace, placesNote, registryOptions } from "./places.ts";
 
@@ -18,16 +18,13 @@ ${placesNote}`,
     if (place.kind === "archive") {
       throw new AgentError("E_USAGE", "flashers know no archives", { hint: "jmp-agent bundle import FILE.tar REF" });
     }
-    return await interruptible(async (signal) => {
-      const cache = await openCache(options["cache-dir"]);
-      signal.addEventListener("abort", () => void cache.close(), { once: true });
-      try {
+    return await interruptible((signal) =>
+      withCache(options["cache-dir"], signal, async (cache) => {
         const name = formatPlace(place);
-        const bundle = await cache.get({ name, digest: place.digest, open: () => openSource(place, options) });
+        const open = () => openSource(place, options);
+        const bundle = await takeIntoCache(cache, { name, digest: place.digest, open });
         return showCached({ reference: name, ...bundle }, options.json);
-      } finally {
-        await cache.close();
-      }
-    });
+      }),
+    );
   },
 });

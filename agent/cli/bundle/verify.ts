@@ -1,20 +1,23 @@
+import { formatBytes } from "../../../bundles/cache/bytes.ts";
+import type { Digest } from "../../../bundles/oci/digest.ts";
 import { verifyImage, type Verdict } from "../../../bundles/oci/verify.ts";
 import { defineCommand } from "../command.ts";
+import { cacheOption, withCache } from "./cache.ts";
 import { interruptible } from "./interruptible.ts";
-import { parsePlace, placesNote, readingFrom, registryOptions } from "./places.ts";
-import { sizeText } from "./progress.ts";
+import { parseSource, placesNote, readingFrom, registryOptions } from "./places.ts";
 
 export const verify = defineCommand({
   name: "bundle verify",
   summary: "Read every byte of a bundle and compare it with its digests.",
   words: { usage: "REF", least: 1, most: 1 },
-  options: { json: { type: "boolean", help: "print one JSON object" }, ...registryOptions },
+  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...registryOptions },
   notes: `
 Prints a line for each manifest and file, and names each digest that does not match. Exit code 1 if there is any.
 ${placesNote}`,
 
   async run(options, [word = ""]) {
-    const place = parsePlace(word);
+    const place = parseSource(word);
+    if (place.kind === "cached") return await interruptible((signal) => verifyCached(place.digest, options, signal));
     return await interruptible((signal) =>
       readingFrom(place, options, signal, async ({ name, source, digest }) => {
         const verdicts: Verdict[] = [];
@@ -47,7 +50,22 @@ ${placesNote}`,
   },
 });
 
+/** Of a bundle in the cache, the files that were made of it are read, too. */
+async function verifyCached(
+  digest: Digest,
+  { json, "cache-dir": directory }: { json?: true; "cache-dir"?: string },
+  signal: AbortSignal,
+): Promise<number> {
+  const damages = await withCache(directory, signal, (cache) => cache.verify(digest));
+  const ok = damages.length === 0;
+  const problems = damages.map(({ name, error }) => ({ name, problem: error.message }));
+  const lines = problems.map(({ name, problem }) => `BAD  ${name}  ${problem}\n`);
+  const text = `${lines.join("")}${digest} ${ok ? "is whole" : "is damaged"}\n`;
+  process.stdout.write(json ? JSON.stringify({ reference: digest, digest, ok, problems }, undefined, 2) + "\n" : text);
+  return ok ? 0 : 1;
+}
+
 function line({ digest, name, bytes, error }: Verdict): string {
-  const what = error === undefined ? sizeText(bytes ?? 0) : error.message;
+  const what = error === undefined ? formatBytes(bytes ?? 0) : error.message;
   return `${error === undefined ? "ok " : "BAD"}  ${digest}  ${name}  ${what}\n`;
 }
