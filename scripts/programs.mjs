@@ -15,6 +15,7 @@ const packages = {
   "/usr/lib/ipxe/ipxe.pxe": "ipxe",
   "docker-registry": "docker-registry",
   h2load: "nghttp2-client",
+  skopeo: "skopeo",
   xz: "xz-utils",
   bzip2: "bzip2",
   zstd: "zstd",

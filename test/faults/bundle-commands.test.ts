@@ -28,10 +28,10 @@ interface Ended {
   readonly err: string;
 }
 
-/** Runs the command from source; its home is the test's own. */
+/** Runs the command as it is built; its home is the test's own. */
 async function bundle(t: TestContext, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
   const home = await temporaryDirectory(t);
-  const child = spawn(process.execPath, ["--import", "tsx", "agent/cli/jmp-agent.ts", "bundle", ...args], {
+  const child = spawn(process.execPath, ["dist/jmp-agent.js", "bundle", ...args], {
     env: { ...process.env, HOME: home, XDG_CONFIG_HOME: home, XDG_RUNTIME_DIR: home, ...env },
     stdio: ["ignore", "pipe", "pipe"],
     timeout: limitMs,
@@ -285,6 +285,58 @@ test("a signature goes wherever its bundle goes", { skip: noRealRegistry }, asyn
   const trust = { keys: [trusted], acceptsRepository: (name: string) => name === repository };
   assert.equal((await verifySignature(source, digest, trust, { name: "a", signal })).image, image);
   await source.close();
+});
+
+test("the cache is listed, verified, carried away by digest, and pruned", async (t) => {
+  const out = await temporaryDirectory(t);
+  const cache = ["--cache-dir", join(out, "cache")];
+  const layout = `oci-layout:${join(out, "layout")}`;
+  assert.equal((await bundle(t, ["list", ...cache])).out, "no bundles\n");
+  const { digest } = await json(t, ["build", await writeFiles(t, bundleFiles), "--output", layout]);
+  const name = "registry.example.com/boards/a:v1";
+  await json(t, ["import", join(out, "layout"), name, ...cache]);
+
+  const [listed, ...others] = (await json(t, ["list", ...cache])) as unknown as {
+    digest: string;
+    directory: string;
+    isInUse: boolean;
+    references: { name: string }[];
+  }[];
+  assert.deepEqual(others, []);
+  assert.equal(listed?.digest, digest);
+  assert.equal(listed?.isInUse, false);
+  assert.deepEqual(
+    listed?.references.map((one) => one.name),
+    [name],
+  );
+  assert.match(
+    (await bundle(t, ["list", ...cache])).out,
+    /^sha256:\w{64} {2}[\d.]+ KiB, used 0 min ago\n {2}registry\.example\.com\/boards\/a:v1, as of 0 min ago\n$/,
+  );
+
+  const word = digest as string;
+  assert.equal((await json(t, ["verify", word, ...cache]))["ok"], true);
+  const archive = join(out, "a.tar");
+  assert.equal((await json(t, ["export", word, archive, ...cache]))["digest"], digest);
+  const again = await json(t, ["import", archive, "--cache-dir", join(out, "other")]);
+  assert.deepEqual([again["reference"], again["digest"]], [name, digest]);
+  const { images } = await json(t, ["inspect", word, ...cache]);
+  assert.equal((images as unknown[]).length, 1);
+
+  await execute("chmod", ["u+w", join(listed?.directory ?? "", "data/kernel")]);
+  await flipBit(join(listed?.directory ?? "", "data/kernel"), 3);
+  const damaged = await bundle(t, ["verify", word, ...cache]);
+  assert.equal(damaged.code, 1);
+  assert.match(damaged.out, new RegExp(`^BAD {2}.*expected sha256:\\w+, got sha256:[^]*${word} is damaged\n$`));
+  assert.equal((await bundle(t, ["export", word, join(out, "b.tar"), ...cache])).code, 1);
+  assert.equal(existsSync(join(out, "b.tar")), false);
+
+  assert.deepEqual((await json(t, ["prune", "--unused", "1", ...cache]))["removed"], []);
+  assert.deepEqual((await json(t, ["prune", "--keep", "1GiB", ...cache]))["removed"], []);
+  assert.equal((await bundle(t, ["prune", "--keep", "lots", ...cache])).code, 2);
+  assert.deepEqual((await json(t, ["prune", ...cache]))["removed"], [digest]);
+  assert.equal((await bundle(t, ["list", ...cache])).out, "no bundles\n");
+  assert.match((await bundle(t, ["verify", word, ...cache])).err, /sha256/);
 });
 
 test("verify reads every byte and names each digest that does not match", async (t) => {
