@@ -118,7 +118,7 @@ const wrong: Record<string, [(digest: Digest) => Forged, RegExp]> = {
     /a signed payload is not what its digest says/,
   ],
   "another payload under a good signature": [
-    (digest) => {
+    () => {
       const signature = signBytes(own.privateKey, writePayload({ digest: digestOf(Buffer.from("x")), repository }));
       return { signature: signature.toString("base64") };
     },
