@@ -59,6 +59,11 @@ export async function openBundle(reference: Reference, access: BundleAccess): Pr
       signature === undefined ? [] : [{ tag: signatureTagOf(found), digest: signature.image }],
   };
   const bundle = await cache.get({ name, digest, open, ...signed });
+  // Whatever way it came: what has to be signed is not used unless its own signature was seen.
+  if (signatures?.required && signature?.statement.digest !== bundle.digest) {
+    bundle.release();
+    throw new AgentError("E_SIGNATURE", `the signature of ${name} was not checked`);
+  }
   return { ...bundle, reference: name, signedBy: signature?.key.fingerprint };
 }
 

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
-import { cp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, cp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { shippedDrivers } from "../../../agent/driver/catalog.ts";
 import { bundleFiles, temporaryDirectory, writeFiles } from "../../sim/bundle.ts";
 import { startFlasher } from "../../sim/flasher.ts";
-import { noRealRegistry, startRealRegistry } from "../../sim/registry.ts";
+import { noRealRegistry, sha256, startRealRegistry } from "../../sim/registry.ts";
 
 const skip = noRealRegistry;
 
@@ -62,8 +62,9 @@ test("an exporter with keys uses a bundle only when one of them has signed it", 
 });
 
 test("what a client forces has to be signed, too, and for the repositories that are named", { skip }, async (t) => {
-  const { settings, sign, own, host, plain, files } = await prepare(t);
+  const { settings, sign, own, host, plain } = await prepare(t);
   const other = `${host}/lab/other:v1`;
+  const files = await writeFiles(t, { ...bundleFiles, "data/kernel": "another kernel" });
   succeed(["build", files, "--output", other, ...plain]);
   sign(own);
   const { calls } = await startFlasher(t, { ...settings, signature_repositories: [`${host}/lab/board`] });
@@ -75,6 +76,80 @@ test("what a client forces has to be signed, too, and for the repositories that 
   });
   const wider = await startFlasher(t, { ...settings, signature_repositories: [`${host}/lab/*`] });
   await wider.calls.setup_flasher_bundle(other);
+});
+
+test(
+  "a signature that was pulled is good without a registry, and what has none here is refused",
+  { skip },
+  async (t) => {
+    const { settings, sign, own, other, fingerprint, stop } = await prepare(t);
+    sign(own);
+    const careful = { ...settings, cache_dir: await temporaryDirectory(t) };
+    const careless = { ...settings, cache_dir: await temporaryDirectory(t), signature_keys: [] };
+    for (const config of [careful, careless]) {
+      const { calls, exporter } = await startFlasher(t, config);
+      await calls.setup_flasher_bundle();
+      await exporter.close();
+    }
+    await stop();
+    const offline = await startFlasher(t, careful);
+    await offline.calls.setup_flasher_bundle();
+    assert.equal((await offline.calls.get_bundle()).signed_by, fingerprint);
+    for (const [config, message] of [
+      [{ ...careless, signature_keys: [`${own}.pub`] }, /there is no sha256-\w+\.sig beside it$/],
+      [{ ...careful, signature_keys: [`${other}.pub`] }, /a signature is not of a trusted key$/],
+    ] as const) {
+      const { calls, directory } = await startFlasher(t, config);
+      await assert.rejects(calls.setup_flasher_bundle(), { message });
+      assert.ok(isEmpty(join(directory, "tftp")));
+    }
+  },
+);
+
+test("a bundle that is here and was signed since is used once its signature is fetched", { skip }, async (t) => {
+  const { settings, sign, own, stop } = await prepare(t);
+  const config = { ...settings, cache_dir: await temporaryDirectory(t) };
+  const before = await startFlasher(t, { ...config, signature_keys: [] });
+  await before.calls.setup_flasher_bundle();
+  const { digest } = await before.calls.get_bundle();
+  await before.exporter.close();
+  const flasher_bundle = `${settings.flasher_bundle}@${digest}`;
+  const { calls, exporter } = await startFlasher(t, { ...config, flasher_bundle });
+  await assert.rejects(calls.setup_flasher_bundle(), { message: /there is no sha256-\w+\.sig beside it$/ });
+  sign(own);
+  await calls.setup_flasher_bundle();
+  await exporter.close();
+  await stop();
+  const offline = await startFlasher(t, { ...config, flasher_bundle });
+  await offline.calls.setup_flasher_bundle();
+});
+
+test("a signature that is damaged in the cache is fetched again, or missed", { skip }, async (t) => {
+  const { settings, sign, own, stop } = await prepare(t);
+  sign(own);
+  const cache_dir = await temporaryDirectory(t);
+  const start = () => startFlasher(t, { ...settings, cache_dir });
+  const damage = async () => {
+    const blobs = join(cache_dir, "blobs/sha256");
+    const texts = await Promise.all((await readdir(blobs)).map((name) => readFile(join(blobs, name), "latin1")));
+    const payload = texts.find((text) => text.includes("cosign container image signature"));
+    assert.ok(payload !== undefined);
+    const path = join(blobs, sha256(payload).slice("sha256:".length));
+    await rm(path);
+    await writeFile(path, payload.replace("cosign", "design"));
+  };
+  const first = await start();
+  await first.calls.setup_flasher_bundle();
+  await first.exporter.close();
+  await damage();
+  const second = await start();
+  await second.calls.setup_flasher_bundle();
+  await second.exporter.close();
+  await damage();
+  await stop();
+  const offline = await start();
+  await assert.rejects(offline.calls.setup_flasher_bundle());
+  assert.ok(isEmpty(join(offline.directory, "tftp")));
 });
 
 test(
