@@ -66,6 +66,8 @@ export async function openImage(
     }
   };
   const decoder = encoding === null ? undefined : decoded(Readable.from(counted(), { objectMode: false }), encoding);
+  // The pieces tell what it fails with. It may also fail when nobody takes them any more.
+  decoder?.on("error", () => {});
   try {
     const content = decoder === undefined ? { start: file.start, all: counted() } : await peek(decoder);
     const header = format === "raw" ? undefined : sparseHeader(content.start);

@@ -4,7 +4,7 @@ import { loopDisk, type LoopDisk } from "../../../sim/loop.ts";
 import { exec, modprobe } from "./system.ts";
 
 export interface MappedMedium {
-  /** `/dev/mapper/medium1` */
+  /** `/dev/dm-0` */
   readonly path: string;
   readonly disk: LoopDisk;
   /** Makes it another one while it is open. */
@@ -53,8 +53,10 @@ export async function mappedMedium(t: TestContext, target: Target, sizeBytes = 8
   const table = (target: Target) => ["--table", target(disk.path, sizeBytes / 512)];
   await exec("dmsetup", "create", "--noudevsync", name, ...table(target));
   t.after(() => exec("dmsetup", "remove", "--noudevsync", "--retry", name));
+  // Without udev nobody makes /dev/mapper/NAME.
+  const minor = await exec("dmsetup", "info", "--columns", "--noheadings", "--options", "minor", name);
   return {
-    path: `/dev/mapper/${name}`,
+    path: `/dev/dm-${minor.trim()}`,
     disk,
     async load(target) {
       await exec("dmsetup", "load", name, ...table(target));
