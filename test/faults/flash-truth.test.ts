@@ -182,7 +182,7 @@ const faults: Fault[] = [
   },
   {
     name: "a mux that does not switch",
-    times: 3,
+    times: 7,
     step: "switch to host",
     code: "E_IO",
     arrange(bench) {
