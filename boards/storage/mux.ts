@@ -5,6 +5,7 @@ import type { Call, Cancellable, OpenContext, OpenDriver } from "../../agent/dri
 import * as lax from "../../agent/driver/lax.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
+import type { FlashReceipt } from "../../agent/driver/receipt.ts";
 import type { CheckedResourceHandle } from "../../agent/driver/resource.ts";
 import { stateDirectory } from "../../agent/sys/state-directory.ts";
 import type { DiskOptions } from "./block/disk.ts";
@@ -203,7 +204,7 @@ export function openMux(
           const scope = { signal: AbortSignal.any([call.signal, signal]), log: call.log };
           const flashed = await flash(scope, source, image ?? {}, { map, onProgress });
           error = flashed.error;
-          return { ...writeProgress(last), receipt: flashed.receipt };
+          return { ...writeProgress(last), receipt: withoutGaps(flashed.receipt) };
         });
         if (error !== undefined) throw error;
       },
@@ -260,4 +261,9 @@ function writeProgress(progress: Progress | undefined) {
   if (progress === undefined) return { phase: "write" as const, bytes: 0, total_bytes: null, remaining_ms: null };
   const { phase } = progress;
   return { phase: phase === "read" ? ("write" as const) : phase, ...onTheWire(progress) };
+}
+
+/** What is missing would be null on the wire. */
+function withoutGaps(receipt: FlashReceipt): FlashReceipt {
+  return JSON.parse(JSON.stringify(receipt)) as FlashReceipt;
 }

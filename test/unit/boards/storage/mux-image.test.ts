@@ -96,7 +96,7 @@ test("a write_image that fails has its receipt before its error; one that is lef
 test("the Python exporter's write makes a receipt, too", { skip }, async (t) => {
   const { disk, kept, node, calls } = await start(t);
   // Compressed data is written as it is, as the Python exporter writes it.
-  const image = execFileSync("gzip", ["-c"], { input: randomBytes(mebi) });
+  const image = execFileSync("gzip", ["-c"], { input: randomBytes(mebi), maxBuffer: 4 * mebi });
   await node.lendSource(Readable.from([image], { objectMode: false }), (handle) => calls.write(handle));
   assert.ok(readFileSync(disk.backing).subarray(0, image.length).equals(image));
   assert.deepEqual(
@@ -152,7 +152,8 @@ test("j flashes with a block map and skips what is there; dumps are what their n
   assert.equal(medium[0], 0xff);
 
   const sparse = join(folder, "card.simg.gz");
-  assert.equal((await j("storage", "dump", sparse)).code, 0);
+  const dumped = await j("storage", "dump", sparse);
+  assert.equal(dumped.code, 0, dumped.stderr);
   execFileSync("gunzip", [sparse]);
   execFileSync("simg2img", [join(folder, "card.simg"), join(folder, "card")]);
   assert.ok(readFileSync(join(folder, "card")).equals(medium));
