@@ -1,5 +1,6 @@
 import type { FlashReceipt } from "../../driver/receipt.ts";
-import { durationText, html, sizeText, type Markup } from "./html-markup.ts";
+import { durationText, html, Markup, sizeText } from "./html-markup.ts";
+import { style } from "./html-style.ts";
 import { overview, rangesStrip, timeline, timeSpanOf, verdictWord, type TimeSpan } from "./html-timeline.ts";
 
 /** One flash of a report. */
@@ -39,12 +40,15 @@ export function htmlReport(flashes: readonly ReportedFlash[]): string {
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <title>${title}</title>
         <style>
-          ${style}
+          ${new Markup(style)}
         </style>
       </head>
       <body>
-        <h1>${title}</h1>
-        ${receipts.length > 1 && html`<section>${overview(receipts, span)}</section>`}
+        ${
+          receipts.length > 1 &&
+          html`<h1>${title}</h1>
+            ${overview(receipts, span)}`
+        }
         ${flashes.map((flash) => section(flash, span))}
         <footer>Bars are steps, on one axis of time. Where there is no bar, no step ran.</footer>
       </body>
@@ -180,30 +184,3 @@ function lastLines(text: string): string {
       .join("\n")
   );
 }
-
-const style = html`
-  :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6675; --paper: #fff; --line: #dfe3e8; --step: #7d92b5;
-  --wait: #c3cbd8; --write: #2563c9; --verify: #178a52; --failed: #c8322b; --code: #f4f6f8 } @media
-  (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --soft: #9aa5b4; --paper: #14181f; --line: #2c333d; --step:
-  #6f86ad; --wait: #465060; --write: #5b94f5; --verify: #3dbb7d; --failed: #f0645c; --code: #1d232c } } @media print {
-  :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --line: #ccc; --step: #7d92b5; --wait: #c3cbd8;
-  --write: #2563c9; --verify: #178a52; --failed: #c8322b; --code: #f4f6f8 } * { print-color-adjust: exact;
-  -webkit-print-color-adjust: exact } svg, tr, .failure { break-inside: avoid } } body { max-width: 68rem; margin: 0
-  auto; padding: 2rem 1.5rem; font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) } h1 {
-  font-size: 1.5rem; margin: 0 0 1rem } h2 { font-size: 1.2rem; margin: 2rem 0 .25rem } h3 { font-size: 1rem; margin:
-  1.5rem 0 .5rem } p { margin: .25rem 0 1rem; overflow-wrap: anywhere } .small, footer { color: var(--soft); font-size:
-  .85rem } footer { margin-top: 2.5rem } .verdict { font-size: .8rem; padding: .15rem .6rem; border-radius: 1rem; color:
-  #fff; background: var(--failed); vertical-align: 2px } .verdict.verified { background: #178a52 } .verdict.written {
-  background: #2563c9 } .verdict.failed, .verdict.interrupted { background: #c8322b } .failure { border-left: 4px solid
-  var(--failed); background: var(--code); padding: .6rem 1rem; margin: 0 0 1rem; overflow-wrap: anywhere } .picture {
-  overflow-x: auto } svg { display: block; width: 100%; min-width: 40rem } svg.strip { height: 18px; min-width: 0 } svg
-  text { font: 12px system-ui, sans-serif; fill: var(--ink) } .name { text-anchor: end } svg .note, svg .tick { fill:
-  var(--soft) } .tick { text-anchor: middle } .grid { stroke: var(--line) } .step { fill: var(--step) } .wait { fill:
-  var(--wait) } .write { fill: var(--write) } rect.verify { fill: var(--verify) } rect.failed { fill: var(--failed) }
-  .gap { fill: var(--line) } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; margin:
-  1.5rem 0 0; font-size: .9rem } dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere } code, pre { font:
-  .85rem ui-monospace, monospace } pre { background: var(--code); padding: 1rem; overflow-x: auto; white-space:
-  pre-wrap; overflow-wrap: anywhere } table { border-collapse: collapse; font-size: .9rem } th { text-align: left;
-  font-weight: 600 } td, th { padding: .2rem 1.5rem .2rem 0; white-space: nowrap } @media (max-width: 40rem) { dl {
-  grid-template-columns: 1fr } dd { margin-bottom: .4rem } }
-`;
