@@ -103,6 +103,7 @@ Example:
       const report = await flash(devices, {
         image,
         driver: path,
+        exporter: name,
         method: given.method === "fls" ? "fls" : "shell",
         target: given.target,
         address,

@@ -17,6 +17,8 @@ export interface FlashOptions {
   readonly image: ImageFile;
   /** Dotted path of the flasher, for the receipt. */
   readonly driver: string;
+  /** The exporter's name, where it is known: what an earlier flash of it has left is removed. */
+  readonly exporter?: string | undefined;
   readonly method: "shell" | "fls";
   /** A target of the manifest, or a block device of the board; default: the flasher's, then the manifest's. */
   readonly target?: string | undefined;
@@ -51,9 +53,14 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
   const signal = options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
 
   const staging = timeline.step("stage image", async (progress) => {
-    const { image } = options;
+    const { image, exporter, driver } = options;
+    const owner = exporter && `${exporter}/${driver}`;
     const store = { files: devices.httpFiles, lend: devices.lend.bind(devices) };
-    return await stageImage(image, store, { signal, onProgress: (bytes) => progress(bytes, image.bytes) });
+    return await stageImage(image, store, {
+      signal,
+      ...(owner && { owner }),
+      onProgress: (bytes) => progress(bytes, image.bytes),
+    });
   });
   // Without an image there is nothing to boot for.
   staging.catch(() => stop.abort());

@@ -58,18 +58,28 @@ export interface ImageStore {
   lend<T>(source: Readable, use: (handle: ResourceHandle) => Promise<T>): Promise<T>;
 }
 
+async function removeLeftovers(files: Calls<typeof opendal>, prefix: string): Promise<void> {
+  for await (const name of files.list("/")) {
+    if (name.startsWith(prefix) && name.endsWith(".img")) await files.delete(name);
+  }
+}
+
 /**
  * Copies an image to the HTTP server's files and digests it on the way, as it is and decoded. Small systems on
  * boards seldom have zstd, so those images are served decoded; the others are smaller on the wire as they are.
+ * @param owner who flashes, if that can be only one at a time: what a flash of its that was killed has left is removed
  * @param onProgress bytes of the file that were read
  */
 export async function stageImage(
   image: ImageFile,
   store: ImageStore,
-  { signal, onProgress }: { signal: AbortSignal; onProgress?: (bytes: number) => void },
+  { signal, owner, onProgress }: { signal: AbortSignal; owner?: string; onProgress?: (bytes: number) => void },
 ): Promise<StagedImage> {
   const serveDecoded = image.encoding === "zstd";
-  const name = `flash-${randomBytes(8).toString("hex")}.img`;
+  const prefix =
+    owner === undefined ? "flash-" : `flash-${createHash("sha256").update(owner).digest("hex").slice(0, 16)}-`;
+  const name = `${prefix}${randomBytes(8).toString("hex")}.img`;
+  if (owner !== undefined) await removeLeftovers(store.files, prefix);
   const stop = new AbortController();
   const stopped = AbortSignal.any([signal, stop.signal]);
   const given = new Meter();

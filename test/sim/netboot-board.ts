@@ -21,6 +21,8 @@ export interface BoardFaults {
   badDisk?: boolean;
   /** U-Boot cannot be stopped, or is not there. */
   mute?: boolean;
+  /** Commands that never end. */
+  hold?: RegExp;
 }
 
 /** A board that answers like U-Boot and a busybox system do, and really fetches over TFTP and HTTP. */
@@ -59,7 +61,7 @@ export class NetbootBoard {
       config,
       open: () => ({
         methods: {
-          on: () => this.#switchOn(),
+          on: () => this.switchOn(),
           off: () => void (this.#state = "off"),
           async *read() {},
         },
@@ -70,7 +72,7 @@ export class NetbootBoard {
       summary: "",
       implements: serialConsole,
       config,
-      open: () => ({ methods: { connect: () => this.#connect() } }),
+      open: () => ({ methods: { connect: () => this.connect() } }),
     });
     const own = createCatalog(
       new Map([
@@ -89,7 +91,8 @@ export class NetbootBoard {
     for (const stream of this.#streams) stream.destroy(new Error("the adapter is gone"));
   }
 
-  #connect(): Duplex {
+  /** Another console. */
+  connect(): Duplex {
     const stream = new Duplex({
       read() {},
       write: (chunk: Buffer, _encoding, done) => {
@@ -109,7 +112,7 @@ export class NetbootBoard {
     for (const stream of this.#streams) stream.push(text.replaceAll("\n", "\r\n"));
   }
 
-  #switchOn(): void {
+  switchOn(): void {
     this.#state = "boots";
     this.#say("\nU-Boot 2023.01-sim (Jan 01 2023)\n\nHit any key to stop autoboot:  2 ");
   }
@@ -142,6 +145,7 @@ export class NetbootBoard {
     }
     const [, command = line, mark] = /^(.*); echo (done\d+=)\$\?$/.exec(line) ?? [];
     if (command !== "#") this.commands.push(command);
+    if (this.#faults.hold?.test(command)) return;
     if (/^(boot|custom)/.test(command)) return this.#boot();
     const job = /^\( \( set -o pipefail; (.*) \) > \/tmp\/flash\.log/.exec(command)?.[1];
     if (job !== undefined) {
