@@ -26,7 +26,7 @@ function keeper(store: ReceiptStore, exporter = "bench") {
   const exported = () => ({ power: { type: "a.Power", config: { password: "hunter2" } } });
   const log = { warn: (message: string) => void warnings.push(message) };
   const kept = keepReceipts(store, "1.2.3", { exporter, lease: () => "lease-1", exported, log });
-  return { ...kept, warnings };
+  return { begin: (given: FlashStart) => kept.begin(given), warnings };
 }
 
 describe("receipts on disk", () => {
