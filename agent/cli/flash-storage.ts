@@ -5,6 +5,8 @@ import { imageStorageMux } from "../../boards/storage/interface.ts";
 import { timelineText } from "../../bundles/flash/receipt.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { FlashReceipt } from "../driver/receipt.ts";
+import { receiptText } from "../ops/receipts/format.ts";
+import { htmlReport } from "../ops/receipts/html-report.ts";
 import type { Exporter } from "../session/exporter.ts";
 import { writeDurably } from "../stream/durable.ts";
 import { bmapBeside } from "./beside.ts";
@@ -53,7 +55,7 @@ const readBytes = 1024 * 1024;
 export async function flashStorage(
   exporter: Exporter,
   imagePath: string,
-  given: Given<typeof storageOptions> & { readonly receipt?: string },
+  given: Given<typeof storageOptions> & { readonly receipt?: string; readonly html?: string },
   signal: AbortSignal,
 ): Promise<number> {
   if (given.bmap !== undefined && given["no-bmap"])
@@ -94,7 +96,8 @@ export async function flashStorage(
   }
   const stays = await mux.dut().then(() => undefined, toAgentError);
   if (receipt !== undefined) {
-    await writeDurably(given.receipt ?? "receipt.json", JSON.stringify(receipt, undefined, 2) + "\n");
+    await writeDurably(given.receipt ?? "receipt.json", receiptText(receipt));
+    if (given.html !== undefined) await writeDurably(given.html, htmlReport([{ receipt }]));
     process.stdout.write(timelineText(receipt.steps));
   }
   if (error !== undefined || receipt === undefined) {

@@ -2,16 +2,19 @@ import { LogBus, severities } from "../driver/log.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import type { Given } from "./command.ts";
 import { loadExporterConfig, type exporterOptions } from "./exporter-config.ts";
+import { openReceipts, type receiptOptions } from "./receipt-options.ts";
 import { listenForStop } from "./signals.ts";
 
 /**
  * Opens the drivers of a configuration for one command, without a session. Warnings go to stderr.
  * @param use gets a signal that Ctrl-C aborts
+ * @param receipts where those of its flashes are kept; forgotten unless given
  * @returns what it returns, when the drivers are closed
  */
 export async function withExporter<T>(
   given: Given<typeof exporterOptions>,
   use: (exporter: Exporter, signal: AbortSignal) => Promise<T>,
+  receipts?: Given<typeof receiptOptions>,
 ): Promise<T> {
   const { config } = await loadExporterConfig(given);
   const stop = listenForStop((exitCode) => process.exit(exitCode));
@@ -20,7 +23,11 @@ export async function withExporter<T>(
   logs.subscribe(({ severity, logger, message }) => {
     if (severities.indexOf(severity) >= least) process.stderr.write(`${severity} ${logger}: ${message}\n`);
   });
-  const exporter = await createExporter({ name: config.metadata.name, export: config.export, logs });
+  const name = config.metadata.name;
+  const log = logs.logger({ source: "system", logger: "jmp-agent" });
+  const keeper =
+    receipts && (await openReceipts(receipts, log)).keepers({ exporter: name, exported: () => config.export, log });
+  const exporter = await createExporter({ name, export: config.export, logs, receipts: keeper });
   try {
     await exporter.tree.reset();
     return await use(exporter, stop.signal);
