@@ -25,6 +25,8 @@ export async function fetchBlob(
   /** What the last attempt found, and what it has added. */
   let foundBytes = 0;
   let addedBytes = 0;
+  /** Why the disk did not take it; the pipeline only says that it was aborted. */
+  let diskError: unknown;
 
   const attempt = async () => {
     const file = await open(path, "a+", 0o644);
@@ -36,7 +38,10 @@ export async function fetchBlob(
       const content = isComplete ? [] : await source.blob(expected, { signal, from: foundBytes });
       const append = async (chunks: AsyncIterable<Buffer>) => {
         for await (const chunk of chunks) {
-          await file.appendFile(chunk);
+          await file.appendFile(chunk).catch((error: unknown) => {
+            diskError = error;
+            throw error;
+          });
           addedBytes += chunk.length;
           onProgress?.(foundBytes + addedBytes);
         }
@@ -45,7 +50,7 @@ export async function fetchBlob(
       await file.sync();
     } catch (error) {
       if (isWrong(error)) await rm(path, { force: true });
-      throw error;
+      throw diskError ?? error;
     } finally {
       await file.close();
     }

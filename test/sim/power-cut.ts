@@ -72,16 +72,24 @@ export function recordDisk(t: TestContext, root: string): Recording {
     open: async (path: string, flags?: string, mode?: number) => {
       const handle = await original.open(path, flags, mode);
       if (!inside(path)) return handle;
-      const isNew = flags === "wx";
-      const inode = isNew ? create(path) : (live.get(relative(root, path)) ?? -1);
-      const [write, sync] = [handle.writeFile.bind(handle), handle.sync.bind(handle)];
-      handle.writeFile = async (data: never) => {
-        await write(data);
+      const isWritten = flags === "wx" || flags === "a+";
+      const existing = live.get(relative(root, path));
+      const inode = existing ?? (isWritten ? create(path) : -1);
+      const [write, append, sync] = [handle.writeFile, handle.appendFile, handle.sync].map((call) => call.bind(handle));
+      const recordWrite = async () => {
         operations.push({ kind: "write", inode, content: await original.readFile(path) });
       };
+      handle.writeFile = async (data: never) => {
+        await write?.(data);
+        await recordWrite();
+      };
+      handle.appendFile = async (data: never) => {
+        await append?.(data);
+        await recordWrite();
+      };
       handle.sync = async () => {
-        await sync();
-        operations.push({ kind: "sync", inode, ...(isNew && { content: await original.readFile(path) }) });
+        await (sync as () => Promise<void>)();
+        operations.push({ kind: "sync", inode, ...(isWritten && { content: await original.readFile(path) }) });
       };
       return handle;
     },
