@@ -75,20 +75,21 @@ export function recordDisk(t: TestContext, root: string): Recording {
       const isWritten = flags === "wx" || flags === "a+";
       const existing = live.get(relative(root, path));
       const inode = existing ?? (isWritten ? create(path) : -1);
-      const [write, append, sync] = [handle.writeFile, handle.appendFile, handle.sync].map((call) => call.bind(handle));
+      const [write, append] = [handle.writeFile.bind(handle), handle.appendFile.bind(handle)];
+      const sync = handle.sync.bind(handle);
       const recordWrite = async () => {
         operations.push({ kind: "write", inode, content: await original.readFile(path) });
       };
       handle.writeFile = async (data: never) => {
-        await write?.(data);
+        await write(data);
         await recordWrite();
       };
       handle.appendFile = async (data: never) => {
-        await append?.(data);
+        await append(data);
         await recordWrite();
       };
       handle.sync = async () => {
-        await (sync as () => Promise<void>)();
+        await sync();
         operations.push({ kind: "sync", inode, ...(isWritten && { content: await original.readFile(path) }) });
       };
       return handle;
