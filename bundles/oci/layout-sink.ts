@@ -1,7 +1,8 @@
-import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
 import { makeDirectoryDurably, syncDirectory, writeDurably } from "../../agent/stream/durable.ts";
+import { loadTryLock } from "../../agent/sys/flock.ts";
 import { checkFile } from "../files.ts";
 import { fetchBlob } from "./fetch-blob.ts";
 import { indexWith, layoutMark, layoutMarkFile, type LayoutEntry } from "./layout-index.ts";
@@ -15,17 +16,26 @@ const incomingDirectory = ".incoming";
 /**
  * Writes an OCI image layout, into a new directory or beside the images of one. A blob gets its name when the disk has all
  * of it, and `index.json` names an image when all of the image is there: whatever is cut, the layout is whole.
- * @throws AgentError E_INVALID if the directory holds something else
+ * @throws AgentError E_INVALID if the directory holds something else, E_IO if somebody else writes to it
  */
 export async function openLayoutSink({ directory }: LayoutReference): Promise<Sink> {
   const pathOf = (digest: Digest) => join(directory, "blobs", ...digest.split(":"));
   const entries: LayoutEntry[] = [];
   await prepare(directory);
+  const unlock = await lock(directory);
+  try {
+    // What an earlier writer left that was killed. The first parts of its blobs are not worth the trust.
+    await rm(join(directory, incomingDirectory), { recursive: true, force: true });
+    await mkdir(join(directory, incomingDirectory));
+    await makeDirectoryDurably(join(directory, "blobs", "sha256"));
+  } catch (error) {
+    await unlock();
+    throw error;
+  }
 
   const publish = async (digest: Digest, write: (path: string) => Promise<void>) => {
     const path = pathOf(digest);
     const incoming = join(directory, incomingDirectory, digest.replace(":", "-"));
-    await mkdir(dirname(incoming), { recursive: true });
     await makeDirectoryDurably(dirname(path));
     await write(incoming);
     await rename(incoming, path);
@@ -57,8 +67,29 @@ export async function openLayoutSink({ directory }: LayoutReference): Promise<Si
     },
     close: async () => {
       await rm(join(directory, incomingDirectory), { recursive: true, force: true });
+      await unlock();
     },
   };
+}
+
+/**
+ * Keeps other writers away, where the file system and this host's Node can: each would write the index without what the
+ * other has added.
+ * @throws AgentError E_IO if there is one
+ */
+async function lock(directory: string): Promise<() => Promise<void>> {
+  const tryLock = await loadTryLock().catch(() => undefined);
+  if (tryLock === undefined) return () => Promise.resolve();
+  const file = await open(join(directory, layoutMarkFile), "r");
+  try {
+    if (tryLock(file.fd, "exclusive")) return () => file.close();
+    throw new AgentError("E_IO", `somebody else is writing to ${directory}`);
+  } catch (error) {
+    await file.close();
+    if (error instanceof AgentError) throw error;
+    // A file system without locks.
+    return () => Promise.resolve();
+  }
 }
 
 async function prepare(directory: string): Promise<void> {
