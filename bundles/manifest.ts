@@ -89,12 +89,19 @@ export function parseManifest(text: string, name = "manifest.yaml"): FlasherMani
 }
 
 /** TFTP knows the files by their last name only: two files of one boot must not share it. */
-function checkBootNames({ spec }: FlasherManifest, name: string): void {
-  const { kernel, initram } = spec;
-  if (initram !== null && initram.file !== kernel.file && baseName(initram.file) === baseName(kernel.file)) {
-    const message = `${name}: spec.initram.file: ${initram.file} and ${kernel.file} have the same last name`;
-    throw new AgentError("E_INVALID", message);
-  }
+function checkBootNames({ spec: { kernel, initram, dtb } }: FlasherManifest, name: string): void {
+  const taken = new Map([[baseName(kernel.file), kernel.file]]);
+  const check = (key: string, file: string | null | undefined) => {
+    const other = file && taken.get(baseName(file));
+    if (other && other !== file) {
+      throw new AgentError("E_INVALID", `${name}: ${key}: ${file} and ${other} have the same last name`);
+    }
+  };
+  check("spec.initram.file", initram?.file);
+  if (initram !== null) taken.set(baseName(initram.file), initram.file);
+  // Variants are not loaded together, and may be of one name.
+  for (const [variant, { file }] of Object.entries(dtb?.variants ?? {}))
+    check(`spec.dtb.variants.${variant}.file`, file);
 }
 
 /**

@@ -330,10 +330,12 @@ test("a directory is told as the bundle that it is: without digest and signature
 });
 
 test("nothing is staged any more once the lease has ended", async (t) => {
-  const { calls, exporter, directory } = await startFlasher(t, { flasher_bundle: await bundle(t) });
+  const flasher_bundle = await bundle(t, { ...bundleFiles, "data/kernel": Buffer.alloc(64 * 2 ** 20) });
+  const { calls, exporter, directory } = await startFlasher(t, { flasher_bundle });
+  const tftp = join(directory, "tftp");
   const late = calls.setup_flasher_bundle().catch(() => {});
-  while (!existsSync(join(directory, "tftp")) || (await readdir(join(directory, "tftp"))).length === 0) await sleep(1);
+  while (!existsSync(join(tftp, "initramfs"))) await sleep(1);
   await exporter.tree.release();
   await late;
-  assert.deepEqual(await readdir(join(directory, "tftp")), []);
+  assert.deepEqual(await readdir(tftp), []);
 });

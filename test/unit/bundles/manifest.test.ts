@@ -89,6 +89,13 @@ test("files outside the bundle are refused", () => {
 });
 
 test("two boot files that TFTP could not tell apart are refused", () => {
-  const text = least.replace("  kernel:", '  initram: { file: other/flasher.itb, address: "0x1" }\n  kernel:');
-  assert.throws(() => parseManifest(text), { code: "E_INVALID", message: /spec\.initram\.file: .*same last name/ });
+  const initram = least.replace("  kernel:", '  initram: { file: other/flasher.itb, address: "0x1" }\n  kernel:');
+  assert.throws(() => parseManifest(initram), { code: "E_INVALID", message: /spec\.initram\.file: .*same last name/ });
+  const dtb = (file: string) =>
+    `${least}  dtb: { default: a, address: "0x1", variants: { a: { file: a/x.dtb }, b: { file: ${file} } } }\n`;
+  assert.throws(() => parseManifest(dtb("other/flasher.itb")), {
+    code: "E_INVALID",
+    message: /spec\.dtb\.variants\.b\.file: other\/flasher\.itb and data\/flasher\.itb have the same last name/,
+  });
+  for (const fine of ["data/flasher.itb", "b/x.dtb"]) parseManifest(dtb(fine));
 });
