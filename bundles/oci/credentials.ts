@@ -3,19 +3,17 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import * as z from "zod";
 
-export interface Credential {
-  readonly username: string;
-  readonly password: string;
-}
+/** A login, or the token that a registry gave for one (`docker login` keeps it as identity token). */
+export type Credential = { readonly username: string; readonly password: string } | { readonly identityToken: string };
 
-const authFile = z.object({
-  auths: z
-    .record(
-      z.string(),
-      z.object({ auth: z.string().optional(), username: z.string().optional(), password: z.string().optional() }),
-    )
-    .optional(),
+const authEntry = z.object({
+  /** `username:password` in base64. */
+  auth: z.string().optional(),
+  username: z.string().optional(),
+  password: z.string().optional(),
+  identitytoken: z.string().optional(),
 });
+const authFile = z.object({ auths: z.record(z.string(), authEntry).optional() });
 
 /** What Docker calls its own registry in its files. */
 const dockerHubKey = "https://index.docker.io/v1/";
@@ -79,13 +77,13 @@ async function readAuths(path: string) {
   }
 }
 
-function credentialOf(entry: {
-  auth?: string | undefined;
-  username?: string | undefined;
-  password?: string | undefined;
-}) {
-  if (entry.username && entry.password) return { username: entry.username, password: entry.password };
-  const decoded = Buffer.from(entry.auth ?? "", "base64").toString("utf8");
+function credentialOf({ auth = "", ...entry }: z.output<typeof authEntry>): Credential | undefined {
+  if (entry.identitytoken) return { identityToken: entry.identitytoken };
+  const decoded = Buffer.from(auth, "base64").toString("utf8");
   const colon = decoded.indexOf(":");
-  return colon < 0 ? undefined : { username: decoded.slice(0, colon), password: decoded.slice(colon + 1) };
+  const username = entry.username || decoded.slice(0, Math.max(0, colon));
+  const password = entry.password || (colon < 0 ? "" : decoded.slice(colon + 1));
+  // Docker's own way to say that the password is an identity token.
+  if (username === "<token>" && password !== "") return { identityToken: password };
+  return username === "" ? undefined : { username, password };
 }

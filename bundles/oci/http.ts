@@ -101,6 +101,12 @@ export function headerOf(answer: HttpAnswer, name: string): string | undefined {
   return Array.isArray(value) ? value[0] : value;
 }
 
+/** All values of a header. */
+export function headersOf(answer: HttpAnswer, name: string): string[] {
+  const value = answer.headers[name] ?? [];
+  return Array.isArray(value) ? value : [value];
+}
+
 /** Throws a body away that nobody reads. */
 export function discard(answer: HttpAnswer): void {
   answer.body.on("error", () => {}).destroy();

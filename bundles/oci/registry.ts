@@ -1,6 +1,7 @@
 import { Readable } from "node:stream";
 import * as z from "zod";
 import { AgentError } from "../../agent/driver/errors.ts";
+import { createAuthorization } from "./authorization.ts";
 import type { Credential } from "./credentials.ts";
 import { algorithmOf, digestOf, isDigest, type Digest } from "./digest.ts";
 import {
@@ -8,9 +9,9 @@ import {
   createHttp,
   discard,
   headerOf,
+  headersOf,
   isPlainHttp,
   readBody,
-  resolveUrl,
   type HttpAnswer,
   type HttpOptions,
   type HttpRequest,
@@ -36,7 +37,6 @@ export interface Registry extends Source {
   refusal(answer: HttpAnswer, what: string, signal: AbortSignal): Promise<AgentError>;
 }
 
-const tokenAnswer = z.object({ token: z.string().optional(), access_token: z.string().optional() });
 const errorAnswer = z.object({ errors: z.array(z.object({ code: z.string().regex(/^[A-Z_]{1,40}$/) })).min(1) });
 const largestAnswerBytes = 64 * 1024;
 const dockerHub = "registry-1.docker.io";
@@ -46,42 +46,6 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
   const http = createHttp(options);
   const scheme = isPlainHttp(host, options) ? "http" : "https";
   const root = new URL(`${scheme}://${host === "docker.io" ? dockerHub : host}/v2/${repository}/`);
-  const basic =
-    options.credential && `Basic ${base64(`${options.credential.username}:${options.credential.password}`)}`;
-  let authorization: string | undefined;
-
-  const authorize = async (challenge: string, signal: AbortSignal): Promise<string | undefined> => {
-    if (/^basic\b/i.test(challenge)) return basic;
-    const { realm, service, scope } = readChallenge(challenge);
-    if (realm === undefined) return undefined;
-    const url = resolveUrl(realm, root);
-    if (service !== undefined) url.searchParams.set("service", service);
-    url.searchParams.set("scope", scope ?? `repository:${repository}:${options.actions ?? "pull"}`);
-    const answer = await http.send({ method: "GET", url, authorization: basic, signal });
-    if (answer.status !== 200) throw await refusal(answer, `a token from ${url.host}`, signal);
-    const body = await readBody(answer, largestAnswerBytes, url, signal);
-    const { token, access_token } = tokenAnswer.parse(parseJson(body), { error: () => "no token in the answer" });
-    const bearer = token ?? access_token;
-    return bearer === undefined ? undefined : `Bearer ${bearer}`;
-  };
-
-  const send: Registry["send"] = async ({ path, ...request }) => {
-    const url = typeof path === "string" ? new URL(path, root) : path;
-    const answer = await http.send({
-      ...request,
-      url,
-      authorization: url.origin === root.origin ? authorization : undefined,
-    });
-    const challenge = headerOf(answer, "www-authenticate");
-    if (answer.status !== 401 || challenge === undefined) return answer;
-    // Also when a token was sent: it may have expired.
-    const fresh = await authorize(challenge, request.signal);
-    if (fresh === undefined || url.origin !== root.origin || isStream(request.body)) return answer;
-    discard(answer);
-    authorization = fresh;
-    return http.send({ ...request, url, authorization });
-  };
-
   const refusal: Registry["refusal"] = async (answer, what, signal) => {
     const { status } = answer;
     const body = await readBody(answer, largestAnswerBytes, root, signal).catch(() => Buffer.alloc(0));
@@ -94,6 +58,26 @@ export function openRegistry(reference: RegistryReference, options: RegistryOpti
         ? "log in with OCI_USERNAME/OCI_PASSWORD or a Docker/Podman auth file"
         : undefined;
     return new AgentError("E_INVALID", message, { hint });
+  };
+
+  const scope = `repository:${repository}:${options.actions ?? "pull"}`;
+  const authorization = createAuthorization({ http, root, credential: options.credential, scope, refusal });
+
+  const send: Registry["send"] = async ({ path, ...request }) => {
+    const url = typeof path === "string" ? new URL(path, root) : path;
+    const { signal } = request;
+    // What is secret to the registry is not sent to where it stores its uploads.
+    const isRegistry = url.origin === root.origin;
+    const sent = isRegistry ? await authorization.current(signal) : undefined;
+    const answer = await http.send({ ...request, url, authorization: sent });
+    if (answer.status !== 401 || !isRegistry) return answer;
+    // Also when a token was sent: it may have expired, or be for something else.
+    const fresh = await authorization.renew(headersOf(answer, "www-authenticate"), sent, signal);
+    if (fresh === undefined) return answer;
+    discard(answer);
+    // A stream is gone: whoever has it has to begin again.
+    if (isStream(request.body)) throw new AgentError("E_CONNECTION", `${host} wanted a new token in the middle`);
+    return await http.send({ ...request, url, authorization: fresh });
   };
 
   const headers = { accept: acceptedManifestTypes.join(", ") };
@@ -173,17 +157,6 @@ async function* namingFailures(body: Readable, url: URL, signal: AbortSignal, sk
   }
 }
 
-/** Reads `Bearer realm="…",service="…",scope="…"`. */
-function readChallenge(challenge: string): { realm?: string; service?: string; scope?: string } {
-  if (!/^bearer\s/i.test(challenge)) return {};
-  const fields: Record<string, string> = {};
-  for (const [, key, quoted, bare] of challenge.matchAll(/([A-Za-z_]+)=(?:"([^"]*)"|([^\s,]+))/g)) {
-    if (key !== undefined) fields[key.toLowerCase()] = quoted ?? bare ?? "";
-  }
-  const { realm, service, scope } = fields;
-  return { ...(realm && { realm }), ...(service && { service }), ...(scope && { scope }) };
-}
-
 function parseJson(bytes: Buffer): unknown {
   try {
     return JSON.parse(bytes.toString("utf8"));
@@ -192,7 +165,6 @@ function parseJson(bytes: Buffer): unknown {
   }
 }
 
-const base64 = (text: string) => Buffer.from(text, "utf8").toString("base64");
 const isStream = (body: HttpRequest["body"]) => body !== undefined && !(body instanceof Uint8Array);
 /** A digest as people tell them apart. */
 const shorten = (digest: Digest) => digest.slice(0, algorithmOf(digest).length + 13);

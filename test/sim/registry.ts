@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
-import { createServer as createTcpServer, type AddressInfo } from "node:net";
+import { connect, createServer as createTcpServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -16,15 +16,32 @@ const debianRegistry = "/usr/bin/docker-registry";
 /** Why the real registry cannot be used here; false if it can. For `{ skip }`. */
 export const noRealRegistry = existsSync(debianRegistry) ? false : "Debian's docker-registry is not installed";
 
+export interface RealRegistryOptions {
+  /** Lines of its configuration, for logins and mirrors. */
+  readonly config?: readonly string[];
+  /** PEM texts, to speak HTTPS. */
+  readonly tls?: { readonly certificate: string; readonly key: string };
+}
+
 /** Starts Debian's docker-registry on a free loopback port. @returns `host:port` and how to stop it early */
-export async function startRealRegistry(t: TestContext): Promise<{ host: string; stop: () => Promise<void> }> {
+export async function startRealRegistry(
+  t: TestContext,
+  { config: more = [], tls }: RealRegistryOptions = {},
+): Promise<{ host: string; stop: () => Promise<void> }> {
   const directory = await mkdtemp(join(tmpdir(), "registry-"));
   const host = `127.0.0.1:${await freePort()}`;
+  const files = { certificate: join(directory, "tls.pem"), key: join(directory, "tls.key") };
+  if (tls !== undefined) {
+    await writeFile(files.certificate, tls.certificate);
+    await writeFile(files.key, tls.key);
+  }
+  const tlsConfig = tls === undefined ? "" : `, tls: ${JSON.stringify(files)}`;
   const config = [
     "version: 0.1",
     "log: { level: error, accesslog: { disabled: true } }",
     `storage: { filesystem: { rootdirectory: ${JSON.stringify(directory)} }, delete: { enabled: true } }`,
-    `http: { addr: "${host}" }`,
+    `http: { addr: "${host}"${tlsConfig} }`,
+    ...more,
   ];
   const configPath = join(directory, "config.yml");
   await writeFile(configPath, config.join("\n"));
@@ -40,9 +57,20 @@ export async function startRealRegistry(t: TestContext): Promise<{ host: string;
   });
   for (;;) {
     if (child.exitCode !== null) throw new Error(`docker-registry ended with ${child.exitCode}`);
-    const answer = await fetch(`http://${host}/v2/`).catch(() => undefined);
-    if (answer?.status === 200) return { host, stop };
+    if (await accepts(host)) return { host, stop };
     await sleep(50);
+  }
+}
+
+async function accepts(host: string): Promise<boolean> {
+  const socket = connect(Number(host.slice(host.lastIndexOf(":") + 1)), "127.0.0.1");
+  try {
+    await once(socket, "connect");
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
   }
 }
 
