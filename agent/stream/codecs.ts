@@ -2,7 +2,7 @@ import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
 import { PassThrough, type Duplex, type Readable, type Writable } from "node:stream";
 import zlib from "node:zlib";
-import { AgentError, toAgentError } from "../driver/errors.ts";
+import { AgentError } from "../driver/errors.ts";
 import type { ContentEncoding } from "../driver/resource.ts";
 import { CodecProcess } from "./codec-process.ts";
 import { mapErrors } from "./map-errors.ts";
@@ -81,11 +81,11 @@ function createDecoder(encoding: ContentEncoding): Duplex {
   const make = encoding === "gzip" ? zlib.createUnzip : encoding === "zstd" ? nodeZstd.createZstdDecompress : undefined;
   if (make === undefined) return new CodecProcess(programs[encoding as Program], ["-d", "-c"]);
   const decoder = make({ chunkSize });
-  // zlib's own words ("incorrect header check") do not say what was being read.
+  // zlib's own words ("incorrect header check") do not say what was being read; its numbers are not those of the system.
   mapErrors(decoder, (error) =>
     error instanceof AgentError
       ? error
-      : new AgentError("E_ENCODING", `${encoding}: ${toAgentError(error).message}`, { cause: error }),
+      : new AgentError("E_ENCODING", `${encoding}: ${(error).message}`, { cause: error }),
   );
   return decoder;
 }

@@ -1,3 +1,4 @@
+import { AgentError } from "../../../agent/driver/errors.ts";
 import type { OpenImage } from "../image/open-image.ts";
 import { boundsOf, byCells, cellBytes, windowBytes, type Cell } from "./cells.ts";
 import { Digests, type Part } from "./digests.ts";
@@ -98,7 +99,7 @@ export async function copyIn(image: OpenImage, disk: OpenDisk, { recalled, onWin
   }
 }
 
-/** Those of the groups that the disk holds byte for byte, as it says itself. */
+/** Those of the groups that the disk holds byte for byte, as it says itself. What it cannot read is written anew, which may cure it. */
 async function equalOn(
   disk: OpenDisk,
   window: Window,
@@ -106,7 +107,10 @@ async function equalOn(
   held: Window,
 ): Promise<(readonly Part[])[]> {
   held.moveTo(window.base);
-  const read = await held.read(disk, groups.flat());
+  const read = await held.read(disk, groups.flat()).catch((error: unknown) => {
+    if (error instanceof AgentError && error.code === "E_IO") return [];
+    throw error;
+  });
   return groups.filter((parts) =>
     parts.every(
       ({ start, end }) =>

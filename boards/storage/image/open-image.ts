@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { Readable } from "node:stream";
+import { finished } from "node:stream/promises";
 import { AgentError } from "../../../agent/driver/errors.ts";
 import type { ContentEncoding } from "../../../agent/driver/resource.ts";
 import { decoded } from "../../../agent/stream/codecs.ts";
@@ -65,7 +66,10 @@ export async function openImage(
       yield piece;
     }
   };
-  const decoder = encoding === null ? undefined : decoded(Readable.from(counted(), { objectMode: false }), encoding);
+  const encoded = encoding === null ? undefined : Readable.from(counted(), { objectMode: false });
+  // What the source fails with is what the decoder fails with.
+  encoded?.on("error", () => {});
+  const decoder = encoding === null || encoded === undefined ? undefined : decoded(encoded, encoding);
   // The pieces tell what it fails with. It may also fail when nobody takes them any more.
   decoder?.on("error", () => {});
   try {
@@ -81,6 +85,8 @@ export async function openImage(
         bytes = piece.at + piece.bytes.length;
       }
       bytes = header?.imageBytes ?? bytes;
+      // Zeros behind a gzip member mean nothing, but are part of what was given.
+      if (encoded?.readableEnded === false) await finished(encoded.resume());
     };
     const mapped = async function* (map: Bmap) {
       yield* mappedPieces(pieces(), map);

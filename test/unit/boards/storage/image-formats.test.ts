@@ -5,7 +5,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { crc32 } from "node:zlib";
+import { crc32, gzipSync } from "node:zlib";
 import { parseBmap } from "../../../../boards/storage/image/bmap.ts";
 import { crc32OverZeros } from "../../../../boards/storage/image/crc32-zeros.ts";
 import { openImage, type ImageOptions } from "../../../../boards/storage/image/open-image.ts";
@@ -262,6 +262,17 @@ test("byte for byte means that nothing is looked at", async () => {
   const image = sparseImage([raw(two)]);
   const { disk, format } = await unpacked(image, { format: "raw" });
   assert.ok(disk.equals(image) && format === "raw");
+});
+
+test("what is behind a gzip member: zeros belong to what was given, anything else is refused", async () => {
+  const content = randomBytes(100_000);
+  const padded = Buffer.concat([gzipSync(content), Buffer.alloc(3 * mebi)]);
+  const image = await openImage(inPieces(padded), {});
+  let bytes = 0;
+  for await (const piece of image.pieces) bytes += piece.bytes.length;
+  assert.deepEqual([bytes, image.given.bytes(), image.given.sha256()], [content.length, padded.length, inHex(padded)]);
+  padded.fill(5, gzipSync(content).length);
+  await assert.rejects(unpacked(padded), { code: "E_ENCODING", message: "gzip: incorrect header check" });
 });
 
 test("the size in the header of a zstd frame is that of its content", { skip: without("zstd") }, (t) => {

@@ -300,7 +300,8 @@ test("progress of a compressed image estimates by what has come of it", { skip }
     })(),
     { objectMode: false },
   );
-  const estimates: { done: number; remainingMs: number }[] = [];
+  const estimates: { readonly givenBytes: number; readonly remainingMs: number; readonly atMs: number }[] = [];
+  let endMs = 0;
   await write(
     path,
     slow,
@@ -309,10 +310,42 @@ test("progress of a compressed image estimates by what has come of it", { skip }
       onProgress: ({ phase, givenBytes, remainingMs, totalBytes }) => {
         if (phase !== "write") return;
         assert.equal(totalBytes, undefined);
-        if (remainingMs !== undefined) estimates.push({ done: givenBytes / image.length, remainingMs });
+        endMs = performance.now();
+        if (remainingMs !== undefined) estimates.push({ givenBytes, remainingMs, atMs: endMs });
       },
     },
   );
-  const early = estimates.find(({ done }) => done > 0.5 && done < 0.7);
-  assert.ok(early !== undefined && early.remainingMs > 300 && early.remainingMs < 4_000, JSON.stringify(estimates));
+  const [early] = estimates;
+  assert.ok(early !== undefined && early.givenBytes < image.length, JSON.stringify(estimates));
+  const really = endMs - early.atMs;
+  assert.ok(early.remainingMs > really / 3 && early.remainingMs < really * 3, `${early.remainingMs} for ${really}`);
+  assert.equal(estimates.at(-1)?.remainingMs, 0);
+});
+
+test("given up at any moment: nothing is open, nothing runs, nothing is written any more", { skip }, async (t) => {
+  const { remembered } = remembering(t);
+  const { path, backing } = loopDisk(t, { sizeBytes: 32 * mebi });
+  const image = randomBytes(24 * mebi);
+  const encoded = piped("zstd", image, "-1");
+  await write(path, image, { remembered });
+  let cancelled = 0;
+  for (let afterMs = 0; afterMs < 400; afterMs += 16) {
+    setBytes(backing, 0, Buffer.alloc(8 * mebi));
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), afterMs);
+    try {
+      await write(path, encoded, afterMs % 32 === 0 ? { remembered } : {}, { signal: abort.signal });
+    } catch (error) {
+      assert.equal((error as Error).name, "AbortError");
+      cancelled += 1;
+    }
+    clearTimeout(timer);
+    const then = sha256(readFileSync(backing));
+    assert.ok(!openPaths().includes(path));
+    const children = readFileSync(`/proc/self/task/${process.pid}/children`, "utf8");
+    assert.equal(children.trim(), "");
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.equal(sha256(readFileSync(backing)), then);
+  }
+  assert.ok(cancelled > 3, `cancelled ${cancelled} times`);
 });
