@@ -19,7 +19,8 @@ export class CodecProcess extends Duplex {
       this.#complaint = (this.#complaint + text).slice(0, longestComplaint);
     });
     child.stdout.on("data", (chunk: Buffer) => {
-      if (!this.push(chunk)) child.stdout.pause();
+      // What has been given up takes nothing any more, but the program ends only when its output has been read.
+      if (!this.push(chunk) && !this.destroyed) child.stdout.pause();
     });
     // A program that stops reading says why by its exit status; the broken pipe is only the consequence.
     child.stdin.on("error", () => {});
