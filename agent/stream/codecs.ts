@@ -85,7 +85,7 @@ function createDecoder(encoding: ContentEncoding): Duplex {
   mapErrors(decoder, (error) =>
     error instanceof AgentError
       ? error
-      : new AgentError("E_ENCODING", `${encoding}: ${(error).message}`, { cause: error }),
+      : new AgentError("E_ENCODING", `${encoding}: ${error.message}`, { cause: error }),
   );
   return decoder;
 }

@@ -86,7 +86,7 @@ export async function openImage(
       }
       bytes = header?.imageBytes ?? bytes;
       // Zeros behind a gzip member mean nothing, but are part of what was given.
-      if (encoded?.readableEnded === false) await finished(encoded.resume());
+      if (encoded?.readableEnded === false) await finished(encoded.unpipe().resume());
     };
     const mapped = async function* (map: Bmap) {
       yield* mappedPieces(pieces(), map);
