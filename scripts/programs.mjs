@@ -48,6 +48,7 @@ const packages = {
   python3: "python3-venv",
   mkfs: "e2fsprogs",
   losetup: "mount",
+  dmsetup: "dmsetup",
 };
 
 function present(program) {

@@ -65,7 +65,7 @@ Example:
 
   async run(given, [imagePath = ""]) {
     if (given.storage !== undefined) {
-      return await withExporter(given, (exporter, signal) => flashStorage(exporter, imagePath, given, signal), given);
+      return await withExporter(given, (exporter, signal) => flashStorage(exporter, imagePath, given, signal));
     }
     const address = boardAddress(given.ip, given.gateway);
     const offMs = seconds(given["off-time"]);

@@ -6,15 +6,14 @@ import { openReceipts, type receiptOptions } from "./receipt-options.ts";
 import { listenForStop } from "./signals.ts";
 
 /**
- * Opens the drivers of a configuration for one command, without a session. Warnings go to stderr.
+ * Opens the drivers of a configuration for one command, without a session. Warnings go to stderr, receipts of flashes where this
+ * host keeps them.
  * @param use gets a signal that Ctrl-C aborts
- * @param receipts where those of its flashes are kept; forgotten unless given
  * @returns what it returns, when the drivers are closed
  */
 export async function withExporter<T>(
-  given: Given<typeof exporterOptions>,
+  given: Given<typeof exporterOptions & typeof receiptOptions>,
   use: (exporter: Exporter, signal: AbortSignal) => Promise<T>,
-  receipts?: Given<typeof receiptOptions>,
 ): Promise<T> {
   const { config } = await loadExporterConfig(given);
   const stop = listenForStop((exitCode) => process.exit(exitCode));
@@ -23,11 +22,11 @@ export async function withExporter<T>(
   logs.subscribe(({ severity, logger, message }) => {
     if (severities.indexOf(severity) >= least) process.stderr.write(`${severity} ${logger}: ${message}\n`);
   });
-  const name = config.metadata.name;
+  const { name } = config.metadata;
   const log = logs.logger({ source: "system", logger: "jmp-agent" });
-  const keeper =
-    receipts && (await openReceipts(receipts, log)).keepers({ exporter: name, exported: () => config.export, log });
-  const exporter = await createExporter({ name, export: config.export, logs, receipts: keeper });
+  const { keepers } = await openReceipts(given, log);
+  const receipts = keepers({ exporter: name, exported: () => config.export, log });
+  const exporter = await createExporter({ name, export: config.export, logs, receipts });
   try {
     await exporter.tree.reset();
     return await use(exporter, stop.signal);

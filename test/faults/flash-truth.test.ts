@@ -167,7 +167,7 @@ const faults: Fault[] = [
     step: "wait",
     code: "E_TARGET",
     arrange(bench) {
-      execFileSync("mkfs.ext4", ["-q", bench.disk.path]);
+      execFileSync("mkfs", ["-t", "ext4", "-q", bench.disk.path]);
       mountOn(bench.t, bench.disk.path);
     },
   },
@@ -245,7 +245,7 @@ async function flashWith(t: TestContext, { arrange }: Fault, part: number) {
   const afters: (() => unknown)[] = [];
   const here = { after: (hook: () => unknown) => void afters.push(hook) } as Pick<TestContext, "after">;
   try {
-    const folder = scratch(here as TestContext);
+    const folder = scratch(here);
     const bench: Bench = {
       t: here,
       folder,
