@@ -22,7 +22,11 @@ const never = new AbortController().signal;
 async function bench(t: TestContext, config: Record<string, unknown> = {}) {
   const disk = loopDisk(t);
   const sides: string[] = [];
-  const { exporter, kept } = await muxExporter(t, loopMux(disk, { onSelect: (side) => sides.push(side) }), config);
+  const { exporter, kept } = await muxExporter(
+    t,
+    loopMux({ path: disk.path }, { onSelect: (side) => sides.push(side) }),
+    config,
+  );
   const power: string[] = [];
   exporter.logs.subscribe(({ message }) => {
     if (/^power o/.test(message)) power.push(message);
