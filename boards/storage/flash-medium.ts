@@ -39,7 +39,7 @@ export async function flashMedium(
       target = found;
       steps.enter("write");
     },
-    onProgress: ({ phase }) => steps.enter(phase),
+    onProgress: ({ phase, bytes }) => steps.progress(phase, bytes),
   };
   try {
     const report = await write(events);
@@ -78,6 +78,7 @@ class Steps {
   readonly #done: FlashStep[] = [];
   #beganMs = 0;
   #name: string;
+  #bytes: number | undefined;
 
   constructor(first: string) {
     this.#name = first;
@@ -93,6 +94,11 @@ class Steps {
     this.#name = name;
   }
 
+  progress(name: string, bytes: number): void {
+    this.enter(name);
+    this.#bytes = bytes;
+  }
+
   end(verdict: FlashStep["verdict"]): Pick<FlashReport, "durationMs" | "steps"> {
     this.#close(verdict);
     return { durationMs: this.#beganMs, steps: this.#done };
@@ -100,7 +106,9 @@ class Steps {
 
   #close(verdict: FlashStep["verdict"]): void {
     const nowMs = Math.round(performance.now() - this.#startMs);
-    this.#done.push({ name: this.#name, startMs: this.#beganMs, durationMs: nowMs - this.#beganMs, verdict });
+    const times = { startMs: this.#beganMs, durationMs: nowMs - this.#beganMs };
+    this.#done.push({ name: this.#name, ...times, verdict, ...(this.#bytes !== undefined && { bytes: this.#bytes }) });
     this.#beganMs = nowMs;
+    this.#bytes = undefined;
   }
 }

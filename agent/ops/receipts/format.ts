@@ -33,7 +33,7 @@ const shape = z.object({
     bytes: count.optional(),
     sha256: text.optional(),
     encoding: text.nullable(),
-    content: z.object({ bytes: count, sha256: text }).optional(),
+    content: z.object({ bytes: count, mappedBytes: count.optional(), sha256: text }).optional(),
   }),
   bundle: z
     .object({
