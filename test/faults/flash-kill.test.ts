@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { randomBytes } from "node:crypto";
-import { readdirSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
@@ -11,6 +12,7 @@ import { stringify } from "yaml";
 import { ReceiptStore } from "../../agent/ops/receipts/store.ts";
 import { scratch } from "../sim/agent.ts";
 import { bundleFiles, writeFiles } from "../sim/bundle.ts";
+import { loopDisk, missingLoops } from "../sim/loop.ts";
 import { until } from "../sim/lease-bench.ts";
 import { NetbootBoard } from "../sim/netboot-board.ts";
 
@@ -71,6 +73,64 @@ describe("a flash that is killed", { concurrency: 3 }, () => {
     assert.deepEqual(lab.leftovers(), []);
   });
 });
+
+test(
+  "a disk of the host: killed at any time, no flash counts that did not end",
+  { skip: missingLoops, timeout: 240_000 },
+  async (t) => {
+    const folder = scratch(t);
+    const disk = loopDisk(t, { sizeBytes: 64 * 2 ** 20 });
+    const image = randomBytes(48 * 2 ** 20);
+    writeFileSync(join(folder, "image.raw"), image);
+    const store = new ReceiptStore({ directory: join(folder, "receipts") });
+    const flash = () => {
+      const words = [
+        "--import",
+        "tsx",
+        "test/sim/flash-storage-process.ts",
+        disk.path,
+        join(folder, "image.raw"),
+        store.directory,
+      ];
+      return watch(t, spawn(process.execPath, words, { stdio: ["ignore", "pipe", "pipe"] }));
+    };
+    const verdicts = async () =>
+      (await store.list()).map((one) => (one.state === "ended" ? one.receipt.verdict : one.state));
+
+    const whole = flash();
+    await until("the flash to begin", async () => (await store.list()).length === 1);
+    const beganMs = performance.now();
+    assert.equal(await whole.ended, 0, whole.output());
+    const tookMs = performance.now() - beganMs;
+    let killedInTime = 0;
+    for (let part = 0; part < 8; part += 1) {
+      const before = (await store.list()).length;
+      const killed = flash();
+      await until("the flash to begin", async () => (await store.list()).length > before);
+      await sleep((part / 8) * tookMs * 0.8);
+      const hadEnded = (await verdicts()).at(-1) === "verified";
+      killed.child.kill("SIGKILL");
+      await killed.ended;
+      const verdict = (await verdicts()).at(-1);
+      // It may have ended between our look and the kill; then the disk holds the image.
+      if (verdict === "verified")
+        assert.ok(hadEnded || readFileSync(disk.backing).subarray(0, image.length).equals(image));
+      else {
+        assert.equal(verdict, "interrupted");
+        killedInTime += 1;
+      }
+    }
+    assert.ok(killedInTime >= 4, `${killedInTime} of 8 were killed while they wrote or read`);
+    const next = flash();
+    assert.equal(await next.ended, 0, next.output());
+    assert.equal((await verdicts()).at(-1), "verified");
+    assert.ok(readFileSync(disk.backing).subarray(0, image.length).equals(image));
+    assert.deepEqual(
+      readdirSync(store.directory).filter((name) => name.endsWith(".started.json")),
+      [],
+    );
+  },
+);
 
 /** A simulated board behind a serial server, and an exporter for it whose configuration real agents read. */
 async function setUp(t: TestContext, hold: RegExp | "mute" | undefined) {

@@ -1,6 +1,6 @@
 // `jmp-agent flash --storage` on a loop device, in a process of its own that can be killed.
 // usage: flash-storage-process.ts DEVICE IMAGE RECEIPTS
-import { createCatalog } from "../../agent/driver/catalog.ts";
+import { shippedDrivers } from "../../agent/driver/catalog.ts";
 import type { AnyDriver } from "../../agent/driver/driver.ts";
 import { openReceipts } from "../../agent/cli/receipt-options.ts";
 import { flashStorage } from "../../agent/cli/flash-storage.ts";
@@ -15,7 +15,10 @@ const { keepers } = await openReceipts({ receipts }, log);
 const exporter = await createExporter({
   name: "bench",
   export: entries,
-  catalog: createCatalog(new Map([["test.Mux", () => Promise.resolve(mux)]])),
+  catalog: {
+    types: () => shippedDrivers.types(),
+    load: (type) => (type === "test.Mux" ? Promise.resolve(mux) : shippedDrivers.load(type)),
+  },
   receipts: keepers({ exporter: "bench", exported: () => entries, log }),
 });
 const options = { storage: "storage", receipt: `${receipts}.json` };
