@@ -58,7 +58,7 @@ export class ReceiptStore {
 
   /** A name for the flash of an exporter that begins now; names sort by time. */
   newId(exporter: string, now = new Date()): string {
-    const time = now.toISOString().replaceAll(/[-:]|\.\d+/g, "");
+    const time = now.toISOString().replaceAll(/[-:.]/g, "");
     const name = exporter.replaceAll(/[^\w-]/g, "_").slice(0, 63);
     return `${time}-${name}-${randomBytes(3).toString("hex")}`;
   }
@@ -78,7 +78,7 @@ export class ReceiptStore {
     await writeDurably(this.path(id, "receipt"), text);
     await rm(this.path(id, "start"), { force: true });
     // What is too old and stays is no reason to say that this one was not kept.
-    await this.#prune().catch(() => {});
+    await this.#prune(id).catch(() => {});
   }
 
   /** Writes the receipts of flashes whose process is gone. @returns them @throws the system's error */
@@ -167,8 +167,8 @@ export class ReceiptStore {
     }
   }
 
-  /** The oldest receipts go, until the rest is few enough and small enough. */
-  async #prune(): Promise<void> {
+  /** The oldest receipts go, until the rest is few enough and small enough; the one just written stays. */
+  async #prune(newest: string): Promise<void> {
     const names = await this.#names();
     let bytes = 0;
     let receipts = 0;
@@ -178,7 +178,7 @@ export class ReceiptStore {
         if (!names.has(id + suffixes[kind])) continue;
         bytes += (await stat(this.path(id, kind)).catch(() => undefined))?.size ?? 0;
       }
-      if (receipts === 1 || (receipts <= this.#maxReceipts && bytes <= this.#maxBytes)) continue;
+      if (id === newest || (receipts <= this.#maxReceipts && bytes <= this.#maxBytes)) continue;
       await rm(this.path(id, "receipt"), { force: true });
       await rm(this.path(id, "envelope"), { force: true });
     }

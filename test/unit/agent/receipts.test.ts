@@ -55,7 +55,7 @@ describe("receipts on disk", () => {
     const directory = scratch(t);
     const { id = "" } = await (await keeper(new ReceiptStore({ directory }), "../../a/b .").begin(start)).end(report);
     assert.deepEqual(readdirSync(directory), [`${id}.json`]);
-    assert.match(id, /^\d{8}T\d{6}Z-[\w-]+-[0-9a-f]{6}$/);
+    assert.match(id, /^\d{8}T\d{9}Z-[\w-]+-[0-9a-f]{6}$/);
   });
 
   test("what a process that is gone has begun is an interrupted flash", async (t) => {
