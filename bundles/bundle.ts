@@ -1,12 +1,12 @@
-import { readFile, realpath, stat } from "node:fs/promises";
+import { realpath, stat } from "node:fs/promises";
 import { join, sep } from "node:path";
 import { AgentError, isSystemError } from "../agent/driver/errors.ts";
 import type { BundleCache } from "./cache/cache.ts";
-import { findCredential } from "./oci/credentials.ts";
 import { signatureTagOf, type Digest } from "./oci/digest.ts";
 import { layoutSource } from "./oci/layout.ts";
-import { formatReference, type Reference, type RegistryReference } from "./oci/reference.ts";
+import { formatReference, type Reference } from "./oci/reference.ts";
 import type { Source } from "./oci/source.ts";
+import { openRepository, type RegistryAccess } from "./registry-settings.ts";
 import type { SignaturePolicy } from "./signature/policy.ts";
 import type { Signature } from "./signature/verify.ts";
 
@@ -23,15 +23,9 @@ export interface Bundle {
   release(): void;
 }
 
-export interface BundleAccess {
+export interface BundleAccess extends RegistryAccess {
   /** Asked only for what is not a plain directory. */
   readonly cache: () => Promise<BundleCache>;
-  /** Registries (`host` or `host:port`) that are spoken to without TLS. */
-  readonly plainHttp: readonly string[];
-  /** File with certificate authorities that registries may use. */
-  readonly registryCa: string | undefined;
-  /** The registry that OCI_USERNAME and OCI_PASSWORD are meant for. */
-  readonly environmentCredentialsFor: string | undefined;
   /** Undefined: signatures are of no interest. */
   readonly signatures?: SignaturePolicy | undefined;
 }
@@ -47,7 +41,7 @@ export async function openBundle(reference: Reference, access: BundleAccess): Pr
   }
   const { digest } = reference;
   const open = async () =>
-    reference.kind === "oci-layout" ? layoutSource(reference) : await openSource(reference, access);
+    reference.kind === "oci-layout" ? layoutSource(reference) : await openRepository(reference, access);
   const cache = await access.cache();
   let signature: Signature | undefined;
   const signed = signatures && {
@@ -65,18 +59,6 @@ export async function openBundle(reference: Reference, access: BundleAccess): Pr
     throw new AgentError("E_SIGNATURE", `the signature of ${name} was not checked`);
   }
   return { ...bundle, reference: name, signedBy: signature?.key.fingerprint };
-}
-
-async function openSource(reference: RegistryReference, access: BundleAccess) {
-  const { host, repository } = reference;
-  const { plainHttp, registryCa } = access;
-  // Only now is an HTTP client loaded: a pinned bundle that is here does without.
-  const { openRegistry } = await import("./oci/registry.ts");
-  return openRegistry(reference, {
-    plainHttp,
-    ca: registryCa === undefined ? undefined : await readFile(registryCa, "utf8"),
-    credential: await findCredential(host, repository, { useEnvironment: access.environmentCredentialsFor === host }),
-  });
 }
 
 /**

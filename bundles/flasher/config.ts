@@ -4,6 +4,7 @@ import { parseBytes } from "../cache/bytes.ts";
 import { parseReference } from "../oci/reference.ts";
 import { confinedPath } from "../paths.ts";
 import { compileReferencePattern } from "../reference-pattern.ts";
+import { registrySettings } from "../registry-settings.ts";
 import { signatureSettings } from "../signature/policy.ts";
 
 /** Text that a parser takes; its complaint is the problem that is shown. */
@@ -15,9 +16,6 @@ const textFor = (parse: (text: string) => unknown) =>
       context.addIssue({ code: "custom", message: (error as AgentError).message });
     }
   });
-
-/** An address of a plain-http registry is written as in references. */
-const registryHost = z.string().regex(/^[^/\s]+$/, "must be host or host:port");
 
 /** The `config:` of a flasher. @param defaultBundle a complete reference */
 export const flasherConfig = (defaultBundle: string) =>
@@ -44,11 +42,7 @@ export const flasherConfig = (defaultBundle: string) =>
         .default("manifest.yaml"),
       default_target: z.string().nullable().default(null).describe("where to flash if neither client nor manifest say"),
       cacert: z.string().nullable().default(null).describe("PEM file that the board uses to check image servers"),
-      plain_http: z
-        .array(registryHost)
-        .default([])
-        .describe("registries (host or host:port) that are spoken to without TLS"),
-      registry_ca: z.string().nullish().describe("PEM file of a certificate authority that registries use"),
+      ...registrySettings,
       allowed_bundles: z
         .array(textFor(compileReferencePattern))
         .nullish()

@@ -81,6 +81,9 @@ function openFlasher(context: OpenContext<FlasherConfig>) {
   const bundleAccess = {
     plainHttp: config.plain_http,
     registryCa: config.registry_ca ?? undefined,
+    mirrors: config.mirrors ?? {},
+    onMirrorFailure: (mirror: string, error: AgentError) =>
+      log.warn(`the mirror ${mirror} is not used: ${error.message}`),
     environmentCredentialsFor: configured.kind === "registry" ? configured.host : undefined,
     signatures: signaturePolicy(config, log),
     cache: async () => {
