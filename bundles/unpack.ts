@@ -1,9 +1,8 @@
 import { link, mkdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import type { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
-import { createGunzip } from "node:zlib";
+import { addAbortSignal, type Readable } from "node:stream";
 import { AgentError } from "../agent/driver/errors.ts";
+import { decoded } from "../agent/stream/codecs.ts";
 import { writeHashedFile, writeNewFile, type BundleFile } from "./files.ts";
 import type { Expected } from "./oci/digest.ts";
 import type { Layer } from "./oci/image.ts";
@@ -12,7 +11,9 @@ import { readTar } from "./oci/tar.ts";
 /** An archive that grows more than this is no bundle but a bomb; small ones may. */
 const mostGrowth = 100;
 const alwaysUnpackedBytes = 64 * 1024 * 1024;
-const mostFiles = 10_000;
+/** Files and directories: each costs an inode, whatever its size. */
+const mostEntries = 10_000;
+const longestPathBytes = 1024;
 
 /**
  * Lays an image's layers out in a new directory. Only files and directories are made there, by nobody else, so that no
@@ -22,6 +23,8 @@ export class Unpacker {
   readonly #root: string;
   readonly #mostBytes: number;
   readonly #files = new Map<string, BundleFile>();
+  readonly #directories = new Set<string>();
+  #totalBytes = 0;
 
   constructor(root: string, mostBytes: number) {
     this.#root = root;
@@ -45,51 +48,82 @@ export class Unpacker {
     this.#add(layer.path, layer);
   }
 
-  /** A layer that is a gzipped tar archive. Its files replace those of earlier layers. */
+  /** A layer that is a tar archive, packed or not. Its files replace those of earlier layers. */
   async archive(layer: Layer, content: Readable, name: string, signal: AbortSignal): Promise<void> {
     const limit = Math.min(this.#mostBytes, Math.max(alwaysUnpackedBytes, layer.size * mostGrowth));
-    const gunzip = createGunzip();
-    const entries = async (source: AsyncIterable<Buffer>) => {
-      let unpacked = 0;
-      for await (const entry of readTar(source, name)) {
-        unpacked += entry.size;
-        if (unpacked > limit) throw new AgentError("E_LIMIT", `${name} unpacks to more than ${limit} bytes`);
+    const entries = async (archive: AsyncIterable<Buffer>) => {
+      for await (const entry of readTar(limited(archive, limit, name), name)) {
         const path = layer.path === "" ? entry.path : `${layer.path}/${entry.path}`;
         if (entry.kind === "directory") await this.#makeDirectory(path, path);
         else this.#add(path, await writeHashedFile(await this.#place(path), entry.content, signal));
       }
     };
+    // Not a pipeline: that would report the decoder that is stopped, not what stopped it.
+    const plain = addAbortSignal(signal, decoded(content, layer.encoding)).on("error", () => {});
     try {
-      await pipeline(content, gunzip, entries, { signal });
+      await entries(plain);
     } catch (error) {
-      const { code = "" } = error as NodeJS.ErrnoException;
-      if (!code.startsWith("Z_")) throw error;
-      throw new AgentError("E_INVALID", `${name} is not gzip, or damaged (${code})`, { cause: error });
+      signal.throwIfAborted();
+      if (!(error instanceof AgentError) || error.code !== "E_ENCODING") throw error;
+      throw new AgentError("E_INVALID", `${name} is not ${layer.encoding}, or damaged`, { cause: error });
+    } finally {
+      plain.destroy();
+      content.destroy();
     }
   }
 
   #add(path: string, { digest, size }: Expected): void {
     this.#files.set(path, { path, digest, size });
-    if (this.#files.size > mostFiles) throw new AgentError("E_LIMIT", `a bundle may have ${mostFiles} files`);
-    const total = this.files.reduce((sum, file) => sum + file.size, 0);
-    if (total > this.#mostBytes) throw new AgentError("E_LIMIT", `a bundle may have ${this.#mostBytes} bytes`);
+    this.#totalBytes += size;
+    if (this.#totalBytes > this.#mostBytes) {
+      throw new AgentError("E_LIMIT", `a bundle may have ${this.#mostBytes} bytes`);
+    }
+  }
+
+  #checkEntries(): void {
+    if (this.#files.size + this.#directories.size < mostEntries) return;
+    throw new AgentError("E_LIMIT", `a bundle may have ${mostEntries} files and directories`);
   }
 
   /** Makes room for a file: the directories above it are there, an earlier file of its name is not. */
   async #place(path: string): Promise<string> {
     const full = join(this.#root, path);
     await this.#makeDirectory(dirname(path), path);
+    this.#totalBytes -= this.#files.get(path)?.size ?? 0;
     this.#files.delete(path);
+    this.#checkEntries();
     await rm(full, { force: true }).catch((error: unknown) => {
       throw conflict(path, error);
     });
     return full;
   }
 
+  /** @param path what is being placed, for errors */
   async #makeDirectory(directory: string, path: string): Promise<void> {
-    await mkdir(join(this.#root, directory), { recursive: true }).catch((error: NodeJS.ErrnoException) => {
-      throw error.code === "EEXIST" || error.code === "ENOTDIR" ? conflict(path, error) : error;
-    });
+    if (Buffer.byteLength(path) > longestPathBytes) {
+      const shown = JSON.stringify(path.slice(0, 200));
+      throw new AgentError("E_INVALID", `the path ${shown}… of the bundle is longer than ${longestPathBytes} bytes`);
+    }
+    for (let at = 0; at >= 0;) {
+      at = directory.indexOf("/", at + 1);
+      const one = at < 0 ? directory : directory.slice(0, at);
+      if (this.#directories.has(one)) continue;
+      this.#checkEntries();
+      await mkdir(join(this.#root, one), { recursive: true }).catch((error: NodeJS.ErrnoException) => {
+        throw error.code === "EEXIST" || error.code === "ENOTDIR" ? conflict(path, error) : error;
+      });
+      this.#directories.add(one);
+    }
+  }
+}
+
+/** All that comes out of an archive counts, also what is no file's content. */
+async function* limited(chunks: AsyncIterable<Buffer>, mostBytes: number, name: string): AsyncGenerator<Buffer> {
+  let bytes = 0;
+  for await (const chunk of chunks) {
+    bytes += chunk.length;
+    if (bytes > mostBytes) throw new AgentError("E_LIMIT", `${name} unpacks to more than ${mostBytes} bytes`);
+    yield chunk;
   }
 }
 

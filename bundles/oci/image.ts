@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { AgentError } from "../../agent/driver/errors.ts";
+import type { ContentEncoding } from "../../agent/driver/resource.ts";
 import { confinedPath } from "../paths.ts";
 import { isDigest, type Digest, type Expected } from "./digest.ts";
 
@@ -13,11 +14,17 @@ export const imageNameAnnotation = "io.containerd.image.name";
 
 const manifestTypes = new Set([imageManifestType, "application/vnd.docker.distribution.manifest.v2+json"]);
 const indexTypes = new Set([imageIndexType, "application/vnd.docker.distribution.manifest.list.v2+json"]);
-/** Layers that are unpacked; every other layer is one file. */
-const archiveTypes = new Set([
-  "application/vnd.oci.image.layer.v1.tar+gzip",
-  "application/vnd.docker.image.rootfs.diff.tar.gzip",
+/** Media types of layers that are archives, and how these are packed. */
+const archiveTypes = new Map<string, ContentEncoding | null>([
+  ["application/vnd.oci.image.layer.v1.tar", null],
+  ["application/vnd.oci.image.layer.v1.tar+gzip", "gzip"],
+  ["application/vnd.oci.image.layer.v1.tar+zstd", "zstd"],
+  ["application/vnd.docker.image.rootfs.diff.tar", null],
+  ["application/vnd.docker.image.rootfs.diff.tar.gzip", "gzip"],
+  ["application/vnd.docker.image.rootfs.diff.tar.zstd", "zstd"],
 ]);
+/** "true" if `oras` made the layer of a directory. */
+const unpackAnnotation = "io.deis.oras.content.unpack";
 
 export const acceptedManifestTypes = [...manifestTypes, ...indexTypes];
 
@@ -128,6 +135,8 @@ export interface Layer extends Expected {
   /** `file`: the file's path; `archive`: the directory to unpack into, empty for the bundle's root. */
   readonly path: string;
   readonly kind: "file" | "archive";
+  /** How an archive is packed. */
+  readonly encoding: ContentEncoding | null;
 }
 
 /**
@@ -145,12 +154,15 @@ export function planLayers(image: ImageManifest, name: string, mostBytes: number
         `${name} has a layer titled ${JSON.stringify(title.slice(0, 200))}, which is no path inside the bundle`,
       );
     }
-    if (archiveTypes.has(mediaType)) {
-      return { kind: "archive", path: path.slice(0, Math.max(0, path.lastIndexOf("/"))), digest, size };
+    const encoding = archiveTypes.get(mediaType);
+    // `oras push FILE` calls any file without a type of its own a plain tar.
+    const isFile = encoding === null && annotations?.[titleAnnotation] && annotations[unpackAnnotation] !== "true";
+    if (encoding !== undefined && !isFile) {
+      return { kind: "archive", path: path.slice(0, Math.max(0, path.lastIndexOf("/"))), encoding, digest, size };
     }
     if (taken.has(path)) throw new AgentError("E_INVALID", `${name} has two layers titled ${JSON.stringify(path)}`);
     taken.add(path);
-    return { kind: "file", path, digest, size };
+    return { kind: "file", path, encoding: null, digest, size };
   });
   const total = layers.reduce((sum, { size }) => sum + size, 0);
   if (total > mostBytes) {

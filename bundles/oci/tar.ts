@@ -31,13 +31,21 @@ export async function* readTar(source: AsyncIterable<Buffer>, name: string): Asy
     const type = String.fromCharCode(header[156] ?? 0);
     const isMetadata = type === "x" || type === "g" || type === "L";
     const size = (isMetadata ? undefined : given.size) ?? readNumber(header.subarray(124, 136));
-    if (size === undefined) throw invalid("has an entry of no clear size");
+    if (size === undefined || Number.isNaN(size)) throw invalid("has an entry of no clear size");
     if (isMetadata) {
       if (size > largestMetadataBytes) throw invalid("has an overlong header");
       const metadata = await collect(input.take(size));
       await input.skipPadding(size);
-      if (type === "x") given = { ...given, ...readPax(metadata) };
       if (type === "L") given.path = text(metadata);
+      const records = type === "L" ? [] : readPax(metadata);
+      if (records === undefined) throw invalid("has a malformed pax header");
+      for (const [key, value] of records) {
+        // What is stored is then not what the file is.
+        if (key.startsWith("GNU.sparse.")) throw invalid("holds a sparse file, which a bundle cannot have");
+        if (type === "g") continue;
+        if (key === "path") given.path = value;
+        if (key === "size") given.size = /^\d{1,15}$/.test(value) ? Number(value) : NaN;
+      }
       continue;
     }
     const written = given.path ?? headerPath(header);
@@ -147,7 +155,8 @@ function text(bytes: Buffer): string {
 function readNumber(field: Buffer): number | undefined {
   if (((field[0] ?? 0) & 0x80) !== 0) {
     const value = Number(field.readBigUInt64BE(field.length - 8));
-    return Number.isSafeInteger(value) ? value : undefined;
+    const isShort = field[0] === 0x80 && field.subarray(1, -8).every((byte) => byte === 0);
+    return isShort && Number.isSafeInteger(value) ? value : undefined;
   }
   const digits = text(field).trim();
   return /^[0-7]+$/.test(digits) ? parseInt(digits, 8) : undefined;
@@ -159,18 +168,17 @@ function checksumFits(header: Buffer): boolean {
   return readNumber(header.subarray(148, 156)) === sum;
 }
 
-/** `LENGTH KEY=VALUE\n` records. */
-function readPax(bytes: Buffer): { path?: string; size?: number } {
-  const found: { path?: string; size?: number } = {};
+/** `LENGTH KEY=VALUE\n` records; undefined if they are anything else. */
+function readPax(bytes: Buffer): [key: string, value: string][] | undefined {
+  const records: [string, string][] = [];
   for (let at = 0; at < bytes.length;) {
-    const length = parseInt(bytes.toString("latin1", at, at + 20), 10);
-    if (!(length > 0)) break;
-    const record = bytes.toString("utf8", at, at + length).replace(/^\d+ |\n$/g, "");
+    const [prefix = "", digits] = /^(\d{1,6}) /.exec(bytes.toString("latin1", at, at + 7)) ?? [];
+    const end = at + Number(digits);
+    const record = bytes.toString("utf8", at + prefix.length, end - 1);
     const equals = record.indexOf("=");
-    const value = record.slice(equals + 1);
-    if (record.slice(0, equals) === "path") found.path = value;
-    if (record.slice(0, equals) === "size" && /^\d{1,15}$/.test(value)) found.size = Number(value);
-    at += length;
+    if (!(end <= bytes.length) || bytes[end - 1] !== 0x0a || equals < 1) return undefined;
+    records.push([record.slice(0, equals), record.slice(equals + 1)]);
+    at = end;
   }
-  return found;
+  return records;
 }

@@ -137,6 +137,13 @@ test("layers go where their titles say, never out of the bundle", () => {
     "archive a/b",
     "archive ",
   ]);
+  const plain = "application/vnd.oci.image.layer.v1.tar";
+  const ofDirectory = layer("d", plain) as { annotations: Record<string, string> };
+  ofDirectory.annotations["io.deis.oras.content.unpack"] = "true";
+  assert.deepEqual(
+    plan(layer("a/b", tar.replace("gzip", "zstd")), layer("file", plain), ofDirectory, layer(undefined, plain)),
+    ["archive a", "file file", "archive ", "archive "],
+  );
   const evil = [
     "/etc/passwd",
     "../x",

@@ -14,11 +14,21 @@ import { buildTraversalTree, refusedNames, secret, servedNames } from "../../sim
 
 const signal = new AbortController().signal;
 
+const packers = {
+  gzip: (archive: Buffer) => gzipSync(archive),
+  zstd: (archive: Buffer) => execFileSync("zstd", ["-q", "-c"], { input: archive, maxBuffer: 2 ** 30 }),
+};
+
 /** Unpacks an archive as a layer of a bundle that may have a gigabyte. */
-async function unpack(into: string, archive: Buffer, path = ""): Promise<string[]> {
+async function unpack(
+  into: string,
+  archive: Buffer,
+  path = "",
+  encoding: keyof typeof packers | null = "gzip",
+): Promise<string[]> {
   const unpacker = new Unpacker(into, 2 ** 30);
-  const content = gzipSync(archive);
-  const layer = { kind: "archive", path, digest: `sha256:${"0".repeat(64)}`, size: content.length } as const;
+  const content = encoding === null ? archive : packers[encoding](archive);
+  const layer = { kind: "archive", encoding, path, digest: `sha256:${"0".repeat(64)}`, size: content.length } as const;
   await unpacker.archive(layer, Readable.from([content]), "the archive", signal);
   return unpacker.files.map((file) => file.path).sort();
 }
@@ -94,6 +104,76 @@ test("an archive's links, devices, owners and modes do not come into being", asy
       message: /neither a file nor a directory/,
     });
   }
+});
+
+test("archives are unpacked as they are packed: with gzip, with zstd, or not at all", async (t) => {
+  const base = await temporaryDirectory(t);
+  const archive = tarOf([{ name: "data/kernel", content: "k".repeat(100_000) }]);
+  for (const encoding of ["gzip", "zstd", null] as const) {
+    const into = join(base, String(encoding));
+    assert.deepEqual(await unpack(into, archive, "", encoding), ["data/kernel"]);
+    assert.equal(await readFile(join(into, "data/kernel"), "utf8"), "k".repeat(100_000));
+  }
+  const unpacker = new Unpacker(join(base, "damaged"), 2 ** 30);
+  for (const encoding of ["gzip", "zstd"] as const) {
+    const content = packers[encoding](archive);
+    for (const damaged of [Buffer.from("none"), content.subarray(0, -5), Buffer.alloc(0)]) {
+      const layer = { kind: "archive", encoding, path: "", digest: `sha256:${"0".repeat(64)}`, size: 9 } as const;
+      await assert.rejects(unpacker.archive(layer, Readable.from([damaged]), "the archive", signal), {
+        code: "E_INVALID",
+        message: `the archive is not ${encoding}, or damaged`,
+      });
+    }
+  }
+});
+
+test("bombs of every kind are refused before they fill the disk", async (t) => {
+  const base = await temporaryDirectory(t, "/dev/shm");
+  const many = (entry: (index: number) => SimulatedEntry, count = 10_001) =>
+    Array.from({ length: count }, (_, i) => entry(i));
+  const bombs: Record<string, [SimulatedEntry[], RegExp]> = {
+    "a large file": [[{ name: "zeros", size: 65 * 2 ** 20 }], /unpacks to more than 67108864 bytes/],
+    "many files": [many((i) => ({ name: `f${i}` })), /10000 files and directories/],
+    "many directories": [many((i) => ({ name: `d${i}`, type: "5" })), /10000 files and directories/],
+    "deep directories": [
+      many((i) => ({ name: "x", pax: { path: `${i}/${"d/".repeat(200)}f` } }), 60),
+      /10000 files and directories/,
+    ],
+    "a long path": [[{ name: "x", pax: { path: "d/".repeat(2_000) } }], /longer than 1024 bytes/],
+    "headers only": [many(() => ({ name: "g", type: "g", content: "9 a=bcde\n" }), 70_000), /unpacks to more than/],
+    "a header that is too large": [[{ name: "g", type: "g", size: 65 * 1024 }], /overlong header/],
+  };
+  for (const [what, [entries, message]] of Object.entries(bombs)) {
+    await assert.rejects(unpack(join(base, what.replaceAll(" ", "-")), tarOf(entries)), { message }, what);
+  }
+});
+
+test("pax headers that would make a file something else are refused", async (t) => {
+  const base = await temporaryDirectory(t);
+  const header = (content: string): SimulatedEntry[] => [
+    { name: "pax", type: "x", content },
+    { name: "file", content: "x" },
+  ];
+  const tricks: [string, RegExp][] = [
+    ["22 GNU.sparse.major=1\n", /sparse file/],
+    ["11 size=-1\n", /no clear size/],
+    ["13 size=1e99\n", /no clear size/],
+    ["99 path=x\n", /malformed pax header/],
+    ["0 path=x\n", /malformed pax header/],
+    ["path=x\n", /malformed pax header/],
+    ["9 path=xy", /malformed pax header/],
+    ["-9 path=x\n", /malformed pax header/],
+    ["8 =path\n\n", /malformed pax header/],
+    ["19 path=../../evil\n", /no path inside the bundle/],
+  ];
+  for (const [content, message] of tricks) {
+    await assert.rejects(
+      unpack(join(base, "refused"), tarOf(header(content))),
+      { code: "E_INVALID", message },
+      content,
+    );
+  }
+  assert.deepEqual(await unpack(join(base, "good"), tarOf(header("15 path=a/name\n"))), ["a/name"]);
 });
 
 test("no path of a manifest reads outside a bundle's directory", async (t) => {
