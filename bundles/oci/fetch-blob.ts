@@ -29,6 +29,7 @@ export async function fetchBlob(
   let diskError: unknown;
 
   const attempt = async () => {
+    signal.throwIfAborted();
     const file = await open(path, "a+", 0o644);
     try {
       const part = await hashPart(file, expected, signal);
@@ -78,7 +79,8 @@ async function hashPart(
   const hash = createHash(algorithmOf(digest));
   if ((await file.stat()).size > size) await file.truncate(0);
   let bytes = 0;
-  for await (const chunk of file.createReadStream({ start: 0, highWaterMark: readBytes, autoClose: false, signal })) {
+  for await (const chunk of file.createReadStream({ start: 0, highWaterMark: readBytes, autoClose: false })) {
+    signal.throwIfAborted();
     hash.update(chunk as Buffer);
     bytes += (chunk as Buffer).length;
   }
