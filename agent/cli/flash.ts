@@ -4,7 +4,7 @@ import { baseFlashers, withBundle } from "../../bundles/flash/configured.ts";
 import type { BoardAddress } from "../../bundles/flash/bootloader.ts";
 import { flashDevices } from "../../bundles/flash/devices.ts";
 import { flash } from "../../bundles/flash/flash.ts";
-import { readImageFile } from "../../bundles/flash/image.ts";
+import { openImageSource } from "../../bundles/flash/image-source.ts";
 import { timelineText } from "../../bundles/flash/receipt.ts";
 import { writeDurably } from "../../agent/stream/durable.ts";
 import { AgentError } from "../driver/errors.ts";
@@ -69,7 +69,7 @@ Example:
     }
     const address = boardAddress(given.ip, given.gateway);
     const offMs = seconds(given["off-time"]);
-    const image = await readImageFile(imagePath);
+    const image = await openImageSource(imagePath, { signal: new AbortController().signal });
     const { config } = await loadExporterConfig(given);
     const path = chooseFlasher(baseFlashers(config.export), given.flasher);
     const entries = given.bundle === undefined ? config.export : withBundle(config.export, path, given.bundle);
@@ -98,7 +98,7 @@ Example:
         startedAt: new Date().toISOString(),
         driver: path,
         method: given.method === "fls" ? "netboot-fls" : "netboot-shell",
-        image: { name: image.path, bytes: image.bytes, encoding: image.encoding },
+        image: { name: image.name, ...(image.bytes !== undefined && { bytes: image.bytes }), encoding: image.encoding },
       });
       const report = await flash(devices, {
         image,

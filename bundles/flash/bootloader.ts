@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
-import type { ConsoleDialog } from "./console.ts";
+import { ConsoleLost, type ConsoleDialog, type Heard } from "./console.ts";
 import { CommandLine, lastLines, literal } from "./shell.ts";
 
 const commandTimeoutMs = 15_000;
@@ -113,11 +113,24 @@ export class Bootloader {
     this.console.send(`${command}\n`);
     const back = this.#prompt.source;
     const outcomes = new RegExp(`${literal(expected)}|(?<panic>Kernel panic - not syncing.*)|(?<back>${back})`);
-    const { before, match } = await this.console.expect(outcomes, { what: `"${expected}"`, timeoutMs });
+    const { before, match } = await this.#outcome(outcomes, { what: `"${expected}"`, timeoutMs });
     const { panic } = match.groups ?? {};
     if (panic !== undefined) throw new AgentError("E_FAILED", `the flasher system died: ${panic}`);
     if (match.groups?.["back"] !== undefined)
       throw new AgentError("E_FAILED", `U-Boot could not boot it: ${lastLines(before)}`);
+  }
+
+  /** Waits, also when the console goes and comes back: whatever asks for something then asks again. */
+  async #outcome(outcomes: RegExp, wanted: { what: string; timeoutMs: number }): Promise<Heard> {
+    for (;;) {
+      try {
+        return await this.console.expect(outcomes, wanted);
+      } catch (error) {
+        if (!(error instanceof ConsoleLost)) throw error;
+        await this.console.reattach();
+        this.console.send("\n");
+      }
+    }
   }
 
   async #pressEscape(signal: AbortSignal): Promise<void> {

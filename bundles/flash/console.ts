@@ -1,6 +1,13 @@
 import type { Duplex } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
-import { AgentError } from "../../agent/driver/errors.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
+
+/** How long a console that has gone is waited for: an adapter is pulled and plugged again. */
+const reattachWithinMs = 60_000;
+const reattachEveryMs = 500;
+/** A console that goes more often is broken. */
+const mostReattachments = 8;
 
 /** What a board may say between two questions before the oldest of it is forgotten. */
 const bufferLimit = 256 * 1024;
@@ -23,6 +30,15 @@ export interface ConsoleOptions {
   readonly transcript?: ((chunk: Buffer) => void) | undefined;
   /** Ends every wait. */
   readonly signal?: AbortSignal | undefined;
+  /** Opens the console anew when it has gone. Without: it is gone for good. */
+  readonly reopen?: (() => Promise<Duplex>) | undefined;
+}
+
+/** The console has gone, and what the board said since is unknown. */
+export class ConsoleLost extends AgentError {
+  constructor(cause: Error | undefined) {
+    super("E_CONNECTION", `the console closed${cause ? `: ${cause.message}` : ""}`, { cause });
+  }
 }
 
 /**
@@ -30,30 +46,65 @@ export interface ConsoleOptions {
  * taken out first. One wait at a time.
  */
 export class ConsoleDialog {
-  readonly #stream: Duplex;
+  readonly #options: ConsoleOptions;
   readonly #signal: AbortSignal | undefined;
-  readonly #decoder = new StringDecoder("utf8");
+  #stream: Duplex;
+  #reattachments = 0;
   #heard = "";
   #unfinished = "";
-  #ended: AgentError | undefined;
+  #ended: ConsoleLost | undefined;
   #wake: (() => void) | undefined;
 
-  constructor(stream: Duplex, { transcript, signal }: ConsoleOptions = {}) {
+  constructor(stream: Duplex, options: ConsoleOptions = {}) {
+    this.#options = options;
+    this.#signal = options.signal;
     this.#stream = stream;
-    this.#signal = signal;
+    this.#listen(stream);
+  }
+
+  #listen(stream: Duplex): void {
+    const decoder = new StringDecoder("utf8");
     stream.on("data", (chunk: Buffer) => {
-      transcript?.(chunk);
-      this.#hear(this.#decoder.write(chunk));
+      this.#options.transcript?.(chunk);
+      this.#hear(decoder.write(chunk));
     });
     const end = (cause?: Error) => {
-      this.#ended ??= new AgentError("E_CONNECTION", `the console closed${cause ? `: ${cause.message}` : ""}`, {
-        cause,
-      });
+      if (stream !== this.#stream) return;
+      this.#ended ??= new ConsoleLost(cause);
       this.#wake?.();
     };
     stream.once("end", end);
     stream.once("close", end);
     stream.on("error", end);
+  }
+
+  /**
+   * Opens a console that has gone again, and forgets what was heard.
+   * @throws the loss, if it cannot be had again in time; E_CANCELLED on the signal
+   */
+  async reattach(): Promise<void> {
+    const lost = this.#ended;
+    if (lost === undefined) return;
+    const { reopen } = this.#options;
+    if (reopen === undefined || this.#reattachments === mostReattachments) throw lost;
+    this.#reattachments += 1;
+    const deadline = performance.now() + reattachWithinMs;
+    for (;;) {
+      if (this.#signal?.aborted) throw new AgentError("E_CANCELLED", "cancelled");
+      try {
+        const stream = await reopen();
+        this.#stream.destroy();
+        [this.#stream, this.#ended, this.#heard, this.#unfinished] = [stream, undefined, "", ""];
+        this.#listen(stream);
+        return;
+      } catch (error) {
+        if (performance.now() > deadline) {
+          const message = `${lost.message}, and did not come back: ${toAgentError(error).message}`;
+          throw new AgentError("E_CONNECTION", message, { cause: error });
+        }
+      }
+      await sleep(reattachEveryMs, undefined, { signal: this.#signal }).catch(() => {});
+    }
   }
 
   /** Types. Does not wait until the board has taken it. */

@@ -1,10 +1,12 @@
 import { AgentError } from "../../agent/driver/errors.ts";
+import type { FlashTarget } from "../../agent/driver/receipt.ts";
 import type { ContentEncoding } from "../../agent/driver/resource.ts";
 import type { BoardAddress } from "./bootloader.ts";
-import type { ConsoleDialog } from "./console.ts";
+import { ConsoleLost, type ConsoleDialog } from "./console.ts";
 import { CommandLine, lastLines, literal } from "./shell.ts";
 
 const commandTimeoutMs = 60_000;
+const loginTimeoutMs = 180_000;
 /** Data in the board's memory can take as long to reach a slow card as the whole image. */
 const syncTimeoutMs = 1_200_000;
 /** A job that neither says nor moves anything for so long is given up. */
@@ -20,6 +22,7 @@ const decompressors: Readonly<Record<ContentEncoding, string>> = {
 
 /** Login of a bundle's manifest. */
 export interface Login {
+  readonly login_prompt: string;
   readonly username: string | null;
   readonly password: string | null;
   readonly prompt: string;
@@ -45,15 +48,38 @@ export class DutSystem {
   }
 
   /** Logs in at a prompt that has just been shown. */
-  async login({ username, password, prompt }: Login): Promise<void> {
+  async login(login: Login): Promise<void> {
+    await this.#enter(login).catch(async (error: unknown) => {
+      if (!(error instanceof ConsoleLost)) throw error;
+      await this.#enterAnew(login);
+    });
+    // On a wide terminal the shell does not break the echo of long commands into lines.
+    await this.#line.run("stty columns 1000", commandTimeoutMs);
+  }
+
+  async #enter({ username, password, prompt }: Login): Promise<void> {
     if (username !== null) this.#console.send(`${username}\n`);
     if (password !== null) {
       await this.#console.expect(/ssword:/, { what: "password prompt", timeoutMs: commandTimeoutMs });
       this.#console.send(`${password}\n`);
     }
-    await this.#console.expect(new RegExp(literal(prompt)), { what: "shell prompt", timeoutMs: 180_000 });
-    // On a wide terminal the shell does not break the echo of long commands into lines.
-    await this.#line.run("stty columns 1000", commandTimeoutMs);
+    await this.#console.expect(new RegExp(literal(prompt)), { what: "shell prompt", timeoutMs: loginTimeoutMs });
+  }
+
+  /** After the console was away: an empty line brings back the login prompt, or the shell's if we were in already. */
+  async #enterAnew(login: Login): Promise<void> {
+    const prompts = new RegExp(`(?<login>${literal(login.login_prompt)})|${literal(login.prompt)}`);
+    for (;;) {
+      try {
+        await this.#console.reattach();
+        this.#console.send("\n");
+        const { match } = await this.#console.expect(prompts, { what: "prompt", timeoutMs: loginTimeoutMs });
+        if (match.groups?.["login"] !== undefined) await this.#enter(login);
+        return;
+      } catch (error) {
+        if (!(error instanceof ConsoleLost)) throw error;
+      }
+    }
   }
 
   /** The kernel's release. */
@@ -82,11 +108,19 @@ export class DutSystem {
 
   /**
    * The block device behind a target of the manifest: `/dev/…`, or `/sys/class/block#TEXT`, the one whose sysfs
-   * link holds TEXT.
+   * link holds TEXT; or `/dev/disk/by-partlabel/LABEL`.
    */
   async resolveTarget(target: string): Promise<string> {
     const [, text] = /^\/sys\/class\/block#(.+)$/.exec(target) ?? [];
+    const [, label] = /^\/dev\/disk\/by-partlabel\/([\w.-]+)$/.exec(target) ?? [];
     let device = target;
+    if (label !== undefined) {
+      // The links are udev's, which small systems have not; the kernel knows the label itself.
+      const list = await this.#line.run(`grep -lx PARTNAME=${label} /sys/class/block/*/uevent`, commandTimeoutMs);
+      const [, name] = /^\/sys\/class\/block\/(\S+)\/uevent$/m.exec(list.output) ?? [];
+      if (name === undefined) throw new AgentError("E_FAILED", `the board has no partition with the label ${label}`);
+      device = `/dev/${name}`;
+    }
     if (text !== undefined) {
       const list = await this.#line.check(`ls -l /sys/class/block/`, commandTimeoutMs);
       const link = list.split("\n").find((line) => line.includes(text));
@@ -99,6 +133,27 @@ export class DutSystem {
     const { status } = await this.#line.run(`test -b ${device}`, commandTimeoutMs);
     if (status !== 0) throw new AgentError("E_FAILED", `the board has no block device ${device}`);
     return device;
+  }
+
+  /** What the board's kernel knows of a block device; what it does not know is left out. */
+  async describe(device: string): Promise<FlashTarget> {
+    const node = `/sys/class/block/${device.slice(device.lastIndexOf("/") + 1)}`;
+    const disk = `{ [ -e ${node}/partition ] && echo ${node}/.. || echo ${node}; }`;
+    const facts = ["size", "device/model", "device/name", "device/serial", "device/cid"];
+    const files = facts.map((fact) => (fact === "size" ? `${node}/size` : `$d/${fact}`)).join(" ");
+    const command = `d=$(${disk}); for f in ${files}; do echo "$f: $(cat $f 2>/dev/null)"; done`;
+    const { output } = await this.#line.run(command, commandTimeoutMs);
+    const fact = (name: string) => new RegExp(`/${name}: *(\\S.*?) *$`, "m").exec(output)?.[1];
+    const sectors = Number(fact("size"));
+    const model = fact("device/model") ?? fact("device/name");
+    const [serial, cid] = [fact("device/serial"), fact("device/cid")];
+    return {
+      path: device,
+      ...(sectors > 0 && { bytes: sectors * 512 }),
+      ...(model && { model }),
+      ...(serial && { serial }),
+      ...(cid && { cid }),
+    };
   }
 
   /** Fetches, decompresses and writes an image with the tools of the bundle. */
@@ -155,7 +210,8 @@ export class DutSystem {
     let farthest = -1;
     let movedAtMs = performance.now();
     for (;;) {
-      await this.#console.hear(/FLASH_(COMPLETE|FAILED)\n/, pollEveryMs);
+      // A console that goes now is taken back by the next command; the job does not need it.
+      await this.#console.hear(/FLASH_(COMPLETE|FAILED)\n/, pollEveryMs).catch(unlessLost);
       const { output } = await this.#line.run(`cat /tmp/flash.end; ${position}`, commandTimeoutMs);
       const reached = Math.max(-1, ...[...output.matchAll(/pos:\s*(\d+)/g)].map(([, bytes]) => Number(bytes)));
       if (reached > farthest) {
@@ -176,6 +232,10 @@ export class DutSystem {
       }
     }
   }
+}
+
+function unlessLost(error: unknown): void {
+  if (!(error instanceof ConsoleLost)) throw error;
 }
 
 /** Prints how far the running dd is, by its input (0) or its output (1). */

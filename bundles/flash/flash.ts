@@ -7,26 +7,43 @@ import { Bootloader, type BoardAddress } from "./bootloader.ts";
 import { ConsoleDialog } from "./console.ts";
 import type { FlashDevices } from "./devices.ts";
 import { DutSystem } from "./dut-system.ts";
-import { stageImage, type ImageFile, type StagedImage } from "./image.ts";
+import type { ImageSource } from "./image-source.ts";
+import { stageImage, type StagedImage } from "./image.ts";
 import { Timeline, type TimelineEvents } from "./timeline.ts";
 
 /** From the boot command to the login prompt of a slow board with a large initramfs. */
 const bootTimeoutMs = 180_000;
+const defaultRetries = 3;
+const firstBackoffMs = 1_000;
+/** Failures that another attempt would only repeat, or, where a disk lies, hide. */
+const finalCodes: ReadonlySet<AgentError["code"]> = new Set<AgentError["code"]>([
+  "E_CANCELLED",
+  "E_CONFIG",
+  "E_DIGEST",
+  "E_ENCODING",
+  "E_INVALID",
+  "E_SIGNATURE",
+  "E_UNSUPPORTED",
+]);
 
 export interface FlashOptions {
-  readonly image: ImageFile;
+  readonly image: ImageSource;
   /** Dotted path of the flasher, for the receipt. */
   readonly driver: string;
   /** The exporter's name, where it is known: what an earlier flash of it has left is removed. */
   readonly exporter?: string | undefined;
   readonly method: "shell" | "fls";
-  /** A target of the manifest, or a block device of the board; default: the flasher's, then the manifest's. */
+  /** A target of the manifest, a block device of the board, or `label:` and a partition's label; default: the flasher's, then the manifest's. */
   readonly target?: string | undefined;
   /** The board's address where there is no DHCP server. */
   readonly address?: BoardAddress | undefined;
   /** How long the board is without power before it is switched on. */
   readonly offMs?: number | undefined;
   readonly leavePowerOn?: boolean | undefined;
+  /** How often it is begun anew from the power cycle on, after 1, 2, 4 … s. Default: 3. */
+  readonly retries?: number | undefined;
+  /** The first of these waits. */
+  readonly backoffMs?: number | undefined;
   readonly versions?: Readonly<Record<string, string>> | undefined;
   /** Gets all that the board says. */
   readonly transcript?: ((chunk: Buffer) => void) | undefined;
@@ -59,7 +76,7 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
     return await stageImage(image, store, {
       signal,
       ...(owner && { owner }),
-      onProgress: (bytes) => progress(bytes, image.bytes),
+      onProgress: (bytes) => progress(bytes, image.bytes ?? bytes),
     });
   });
   // Without an image there is nothing to boot for.
@@ -71,6 +88,7 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
     failure = toAgentError(thrown);
     stop.abort();
   }
+  timeline.endAttempts();
   findings.staged = await staging.catch(() => undefined);
   await cleanUp(devices, options, findings.staged, timeline).catch((thrown: unknown) => {
     failure ??= toAgentError(thrown);
@@ -78,7 +96,7 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
 
   const { failed } = timeline;
   const error = failed?.error ?? failure;
-  const { path, bytes, encoding } = options.image;
+  const { name, bytes, encoding } = options.image;
   return {
     verdict: error === undefined ? "verified" : "failed",
     ...(error && { failure: { step: failed?.step ?? "flash", code: error.code, message: error.message } }),
@@ -87,8 +105,8 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
     driver: options.driver,
     method: `netboot-${options.method}`,
     image: {
-      name: path,
-      bytes,
+      name,
+      ...(bytes !== undefined && { bytes }),
       encoding,
       ...(findings.staged && { sha256: findings.staged.sha256, content: findings.staged.content }),
     },
@@ -109,16 +127,35 @@ interface Run {
   readonly signal: AbortSignal;
 }
 
-async function run({ devices, options, timeline, findings, staging, signal }: Run): Promise<void> {
-  const { address: fixed, transcript } = options;
+/** The bundle and the servers are had once; from the power cycle on all may be tried again. */
+async function run(flash: Run): Promise<void> {
+  const { devices, options, timeline, findings, signal } = flash;
   const plan = await timeline.step("bundle", () => unlessAborted(readPlan(devices), signal));
   findings.bundle = plan.bundle;
   const servers = await timeline.step("boot servers", () => startServers(devices));
+  const { retries = defaultRetries, backoffMs = firstBackoffMs } = options;
+  for (let attempt = 1; ; attempt += 1) {
+    timeline.beginAttempt(attempt);
+    try {
+      return await tryOnce(flash, plan, servers);
+    } catch (thrown) {
+      const { code } = timeline.failed?.error ?? toAgentError(thrown);
+      if (signal.aborted || attempt > retries || finalCodes.has(code)) throw thrown;
+      delete findings.target;
+      delete findings.readBackSha256;
+      await sleep(backoffMs * 2 ** (attempt - 1), undefined, { signal });
+    }
+  }
+}
 
+async function tryOnce(flash: Run, plan: BootPlan, servers: Servers): Promise<void> {
+  const { devices, options, timeline, findings, staging, signal } = flash;
+  const { address: fixed, transcript } = options;
   const console = await timeline.step("power cycle", async () => {
     await devices.power.off();
     await sleep(options.offMs ?? 2_000, undefined, { signal });
-    const dialog = new ConsoleDialog(await devices.serial.connect(), { transcript, signal });
+    const reopen = () => devices.serial.connect();
+    const dialog = new ConsoleDialog(await reopen(), { transcript, signal, reopen });
     await devices.power.on();
     return dialog;
   });
@@ -143,7 +180,7 @@ async function run({ devices, options, timeline, findings, staging, signal }: Ru
       await system.prepare(preflash_commands, address);
       return device;
     });
-    findings.target = { path: target };
+    findings.target = await system.describe(target);
     await timeline.step("board network", () => system.network(fixed && address));
     const staged = await timeline.step("wait for image", () => staging);
 
@@ -189,6 +226,7 @@ async function readPlan({ flasher, tftpFiles }: FlashDevices): Promise<BootPlan>
   await flasher.setup_flasher_bundle();
   const yaml = await flasher.get_flasher_manifest_yaml();
   const manifest = parseManifest(yaml);
+  const { reference, digest } = await flasher.get_bundle();
   const named = [
     ["kernel", await flasher.get_kernel_filename(), await flasher.get_kernel_address()],
     ["initramfs", await flasher.get_initram_filename(), await flasher.get_initram_address()],
@@ -204,6 +242,8 @@ async function readPlan({ flasher, tftpFiles }: FlashDevices): Promise<BootPlan>
     manifest,
     bundle: {
       name: manifest.metadata.name,
+      reference,
+      ...(digest !== null && { digest }),
       manifestSha256: createHash("sha256").update(yaml).digest("hex"),
       files: files.map(([, file]) => file),
     },
@@ -229,8 +269,12 @@ async function chooseTarget({ flasher }: FlashDevices, { spec }: FlasherManifest
   const known = Object.hasOwn(spec.targets, name) ? spec.targets[name] : undefined;
   if (known !== undefined) return known;
   if (name.startsWith("/dev/") || name.startsWith("/sys/class/block#")) return name;
+  if (/^label:[\w.-]+$/.test(name)) return name.replace("label:", "/dev/disk/by-partlabel/");
   const targets = Object.keys(spec.targets).join(", ");
-  throw new AgentError("E_INVALID", `the bundle has no target ${name}; it has ${targets}, or give a /dev/… path`);
+  throw new AgentError(
+    "E_INVALID",
+    `the bundle has no target ${name}; it has ${targets}, or give a /dev/… path or label:NAME`,
+  );
 }
 
 /** Leaves nothing behind: no power, no servers, no image. Each is tried, the first failure counts. */

@@ -1,24 +1,15 @@
 import { once } from "node:events";
 import { createHash, randomBytes } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { open } from "node:fs/promises";
-import { basename } from "node:path";
 import { PassThrough, type Readable, type Writable } from "node:stream";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { ContentEncoding, ResourceHandle } from "../../agent/driver/resource.ts";
 import type { Calls } from "../../agent/driver/interface.ts";
 import { decoded } from "../../agent/stream/codecs.ts";
-import { encodingOf, magicBytes, promisedEncoding } from "../../agent/stream/detect-encoding.ts";
 import type { opendal } from "../../boards/storage/interface.ts";
+import type { ImageSource } from "./image-source.ts";
 
 const chunkBytes = 2 ** 20;
-
-/** An image file, as it lies on this machine. */
-export interface ImageFile {
-  readonly path: string;
-  readonly bytes: number;
-  readonly encoding: ContentEncoding | null;
-}
+const androidSparseMagic = 0xed26ff3a;
 
 /** An image that the board can fetch, and what its disk must hold afterwards. */
 export interface StagedImage {
@@ -30,25 +21,6 @@ export interface StagedImage {
   readonly sha256: string;
   /** Length and digest of what belongs on the disk. */
   readonly content: { readonly bytes: number; readonly sha256: string };
-}
-
-/** Looks at a file's first bytes. @throws AgentError E_INVALID if it is named like an encoding that it is not in */
-export async function readImageFile(path: string): Promise<ImageFile> {
-  const file = await open(path, "r");
-  try {
-    const stat = await file.stat();
-    if (!stat.isFile()) throw new AgentError("E_INVALID", `${path} is not a file`);
-    if (stat.size === 0) throw new AgentError("E_INVALID", `${path} is empty`);
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(magicBytes), 0, magicBytes, 0);
-    const encoding = encodingOf(buffer.subarray(0, bytesRead));
-    const promised = promisedEncoding(path);
-    if (promised !== undefined && promised !== encoding) {
-      throw new AgentError("E_INVALID", `${basename(path)} does not begin like ${promised} data`);
-    }
-    return { path, bytes: stat.size, encoding };
-  } finally {
-    await file.close();
-  }
 }
 
 /** Where an image is put for the board to fetch. */
@@ -71,7 +43,7 @@ async function removeLeftovers(files: Calls<typeof opendal>, prefix: string): Pr
  * @param onProgress bytes of the file that were read
  */
 export async function stageImage(
-  image: ImageFile,
+  image: ImageSource,
   store: ImageStore,
   { signal, owner, onProgress }: { signal: AbortSignal; owner?: string; onProgress?: (bytes: number) => void },
 ): Promise<StagedImage> {
@@ -89,11 +61,19 @@ export async function stageImage(
   const toDecode = new PassThrough({ highWaterMark: chunkBytes });
 
   const read = async () => {
-    for await (const chunk of createReadStream(image.path, { highWaterMark: chunkBytes, signal: stopped })) {
+    for await (const chunk of await image.open(stopped)) {
+      if (given.bytes === 0 && image.encoding === null) refuseSparse(chunk as Buffer, image.name);
       given.take(chunk as Buffer);
       onProgress?.(given.bytes);
       if (image.encoding !== null) await write(toDecode, chunk as Buffer, stopped);
       if (!serveDecoded) await write(upload, chunk as Buffer, stopped);
+    }
+    const found = given.sha256();
+    if (image.sha256 !== undefined && image.sha256 !== found) {
+      throw new AgentError(
+        "E_DIGEST",
+        `${image.name} is not the image that was asked for: sha256 ${found}, not ${image.sha256}`,
+      );
     }
     toDecode.end();
     if (!serveDecoded) upload.end();
@@ -102,6 +82,7 @@ export async function stageImage(
     if (image.encoding === null) return;
     for await (const chunk of decoded(toDecode, image.encoding)) {
       content.take(chunk as Buffer);
+      if (content.bytes === (chunk as Buffer).length) refuseSparse(chunk as Buffer, image.name);
       if (serveDecoded) await write(upload, chunk as Buffer, stopped);
     }
     if (serveDecoded) upload.end();
@@ -130,6 +111,14 @@ export async function stageImage(
     sha256: given.sha256(),
     content: { bytes: content.bytes, sha256: content.sha256() },
   };
+}
+
+/** The board's tools would write such a file as it is. */
+function refuseSparse(start: Buffer, name: string): void {
+  if (start.length < 4 || start.readUInt32LE(0) !== androidSparseMagic) return;
+  throw new AgentError("E_UNSUPPORTED", `${name} is an Android sparse image, which the board cannot write`, {
+    hint: "make a raw image of it with simg2img",
+  });
 }
 
 /** Counts and digests bytes. */

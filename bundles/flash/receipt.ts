@@ -5,8 +5,9 @@ export function timelineText(steps: readonly FlashStep[]): string {
   const seconds = (ms: number) => (ms / 1000).toFixed(2).padStart(8);
   const lines = [...steps]
     .sort((one, other) => one.startMs - other.startMs)
-    .map(({ name, startMs, durationMs, verdict }) => {
-      return `${seconds(startMs)} s ${seconds(durationMs)} s  ${name}${verdict === "ok" ? "" : "  FAILED"}`;
+    .map(({ name, startMs, durationMs, verdict, attempt = 1 }) => {
+      const again = attempt > 1 ? ` (attempt ${attempt})` : "";
+      return `${seconds(startMs)} s ${seconds(durationMs)} s  ${name}${again}${verdict === "ok" ? "" : "  FAILED"}`;
     });
   return ["     start       took  step", ...lines, ""].join("\n");
 }

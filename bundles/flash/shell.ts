@@ -1,11 +1,16 @@
 import { AgentError } from "../../agent/driver/errors.ts";
-import type { ConsoleDialog } from "./console.ts";
+import { ConsoleLost, type ConsoleDialog } from "./console.ts";
 
 export interface Answer {
   readonly status: number;
   readonly output: string;
 }
 
+/** Ends a command that still runs; U-Boot, unlike for an empty line, does not repeat its last one. */
+const interrupt = "\x03";
+const nudgeEveryMs = 5_000;
+/** The line is quiet when nothing was said for so long. */
+const quietMs = 300;
 /** How long the prompt may take to follow a command's last line. */
 const promptTimeoutMs = 10_000;
 
@@ -24,8 +29,46 @@ export class CommandLine {
     this.#prompt = prompt;
   }
 
-  /** Runs a command, whatever its exit status. @throws AgentError E_TIMEOUT if it does not end in time. */
+  /**
+   * Runs a command, whatever its exit status. When the console goes meanwhile and comes back, it is run once more: only
+   * commands are given that may be.
+   * @throws AgentError E_TIMEOUT if it does not end in time, E_CONNECTION if the console stays away
+   */
   async run(command: string, timeoutMs: number): Promise<Answer> {
+    for (;;) {
+      try {
+        return await this.#run(command, timeoutMs);
+      } catch (error) {
+        if (!(error instanceof ConsoleLost)) throw error;
+        await this.resume(timeoutMs);
+      }
+    }
+  }
+
+  /** Takes a console that has gone back, and waits for the prompt. @throws AgentError as {@link run} */
+  async resume(timeoutMs: number): Promise<void> {
+    for (;;) {
+      await this.console.reattach();
+      try {
+        return await this.#findPrompt(timeoutMs);
+      } catch (error) {
+        if (!(error instanceof ConsoleLost)) throw error;
+      }
+    }
+  }
+
+  async #findPrompt(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    do {
+      this.console.send(interrupt);
+      if ((await this.console.hear(this.#prompt, nudgeEveryMs)) === undefined) continue;
+      while ((await this.console.hear(this.#prompt, quietMs)) !== undefined);
+      return;
+    } while (performance.now() < deadline);
+    throw new AgentError("E_CONNECTION", "the console came back, but the board does not show its prompt");
+  }
+
+  async #run(command: string, timeoutMs: number): Promise<Answer> {
     this.#count += 1;
     const mark = `done${this.#count}=`;
     this.console.send(`${command}; echo ${mark}$?\n`);

@@ -10,16 +10,32 @@ export interface TimelineEvents {
   end?(step: FlashStep): void;
 }
 
-/** Runs named steps, keeps their times, and remembers which failed first. */
+/** Runs named steps, keeps their times, and remembers which failed first in the attempt that counts. */
 export class Timeline {
   readonly steps: FlashStep[] = [];
   readonly #startMs = performance.now();
   readonly #events: TimelineEvents;
-  /** The step that failed first. */
-  failed: { readonly step: string; readonly error: AgentError } | undefined;
+  #attempt: number | undefined;
+  #failed: { readonly step: string; readonly error: AgentError } | undefined;
 
   constructor(events: TimelineEvents = {}) {
     this.#events = events;
+  }
+
+  /** The step that failed first, since the last attempt began. */
+  get failed(): { readonly step: string; readonly error: AgentError } | undefined {
+    return this.#failed;
+  }
+
+  /** Steps that begin from now on belong to this attempt, and what failed before does not count. */
+  beginAttempt(attempt: number): void {
+    this.#attempt = attempt;
+    this.#failed = undefined;
+  }
+
+  /** Steps that begin from now on are done once. */
+  endAttempts(): void {
+    this.#attempt = undefined;
   }
 
   get elapsedMs(): number {
@@ -29,17 +45,22 @@ export class Timeline {
   /** @throws AgentError what `work` threw */
   async step<T>(name: string, work: (progress: (done: number, total: number) => void) => Promise<T>): Promise<T> {
     const startMs = this.elapsedMs;
+    const attempt = this.#attempt;
     let bytes: number | undefined;
-    this.#events.begin?.(name);
     const end = (verdict: FlashStep["verdict"]) => {
-      this.#end({
+      const durationMs = this.elapsedMs - startMs;
+      const step = {
         name,
         startMs,
-        durationMs: this.elapsedMs - startMs,
+        durationMs,
         verdict,
         ...(bytes !== undefined && { bytes }),
-      });
+        ...(attempt && { attempt }),
+      };
+      this.steps.push(step);
+      this.#events.end?.(step);
     };
+    this.#events.begin?.(name);
     try {
       const result = await work((done, total) => {
         bytes = done;
@@ -49,14 +70,9 @@ export class Timeline {
       return result;
     } catch (thrown) {
       const error = toAgentError(thrown);
-      this.failed ??= { step: name, error };
+      this.#failed ??= { step: name, error };
       end("failed");
       throw error;
     }
-  }
-
-  #end(step: FlashStep): void {
-    this.steps.push(step);
-    this.#events.end?.(step);
   }
 }

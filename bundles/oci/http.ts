@@ -14,6 +14,8 @@ export interface HttpRequest {
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
   readonly authorization?: string | undefined;
+  /** Like `authorization`, not sent to another host that a redirect leads to. */
+  readonly privateHeaders?: Readonly<Record<string, string>> | undefined;
   readonly body?: Uint8Array | Readable;
   readonly signal: AbortSignal;
 }
@@ -50,14 +52,15 @@ export function createHttp(options: HttpOptions): Http {
   const behindProxy = proxyVariables.some((name) => process.env[name]);
   const dispatcher = behindProxy ? new EnvHttpProxyAgent({ ...settings, requestTls: tls }) : new Agent(settings);
 
-  const once = async ({ method, url, headers, authorization, body, signal }: HttpRequest): Promise<HttpAnswer> => {
+  const once = async (sent: HttpRequest): Promise<HttpAnswer> => {
+    const { method, url, headers, privateHeaders, authorization, body, signal } = sent;
     checkScheme(url, options);
     try {
       const answer = await request(url, {
         method,
         dispatcher,
         signal,
-        headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
+        headers: { ...headers, ...privateHeaders, ...(authorization === undefined ? {} : { authorization }) },
         ...(body === undefined ? {} : { body }),
       });
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
@@ -78,8 +81,9 @@ export function createHttp(options: HttpOptions): Http {
         if (hops === mostRedirects) throw new AgentError("E_INVALID", `${first.url.host} redirects too often`);
         const url = resolveUrl(location, current.url);
         // What is secret to one host is not sent to another.
-        const authorization = url.origin === current.url.origin ? current.authorization : undefined;
-        current = { ...current, url, authorization };
+        const isSameHost = url.origin === current.url.origin;
+        const { authorization, privateHeaders } = isSameHost ? current : {};
+        current = { ...current, url, authorization, privateHeaders };
       }
     },
     close: () => dispatcher.destroy(),

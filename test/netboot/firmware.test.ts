@@ -70,7 +70,7 @@ async function netboot(t: TestContext, kind: Kind, mode: Mode): Promise<void> {
   const { console } = machine;
   await console.expect(/netbooted login:/, { what: "login prompt", timeoutMs: bootTimeoutMs });
   const system = new DutSystem(console, "#");
-  await system.login({ username: "root", password: null, prompt: "#" });
+  await system.login({ login_prompt: "login:", username: "root", password: null, prompt: "#" });
   const shell = new CommandLine(console, /#/);
   assert.equal(await shell.check("uname -m", commandTimeoutMs), processor);
   if (withoutNetwork) return;

@@ -13,7 +13,7 @@ import { http as httpInterface } from "../../net/http/interface.ts";
 import { tftp as tftpInterface } from "../../net/tftp/interface.ts";
 import { flashDevices } from "../../bundles/flash/devices.ts";
 import { flash as flashBoard } from "../../bundles/flash/flash.ts";
-import { readImageFile } from "../../bundles/flash/image.ts";
+import { openImageSource } from "../../bundles/flash/image-source.ts";
 import { makeBundle, missingForNetboot, startLab, type AgentRun, type Lab } from "../sim/netboot-lab.ts";
 
 const skip = missingForNetboot();
@@ -88,7 +88,8 @@ async function flashOver(
   let said = "";
   let happened: Promise<void> | undefined;
   const receipt = await flashBoard(devices, {
-    image: await readImageFile(image),
+    image: await openImageSource(image, { signal: new AbortController().signal }),
+    retries: 0,
     driver: "flasher",
     method: "shell",
     offMs: 0,

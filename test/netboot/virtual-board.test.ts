@@ -73,7 +73,7 @@ test("a board boots the system on its disk and can be worked with", { skip }, as
   await console.expect(/U-Boot 20/, { what: "U-Boot's banner", timeoutMs: 10_000 });
   await console.expect(/virtual-board login:/, { what: "login prompt", timeoutMs: 120_000 });
   const system = new DutSystem(console, "#");
-  await system.login({ username: "root", password: null, prompt: "#" });
+  await system.login({ login_prompt: "login:", username: "root", password: null, prompt: "#" });
   await system.network(undefined);
   assert.equal(await system.resolveTarget("/dev/vda"), "/dev/vda");
 });

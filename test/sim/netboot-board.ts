@@ -23,6 +23,12 @@ export interface BoardFaults {
   mute?: boolean;
   /** Commands that never end. */
   hold?: RegExp;
+  /** How many boots say `bootSays`; all without it. */
+  faultyBoots?: number;
+  /** Answers take a while, so that a console can go before they come. */
+  slow?: boolean;
+  /** The command with this number, counted from power on, fails in the way that hurts. */
+  failAt?: number;
 }
 
 /** A board that answers like U-Boot and a busybox system do, and really fetches over TFTP and HTTP. */

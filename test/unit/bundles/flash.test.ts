@@ -13,7 +13,7 @@ import { baseFlashers, withBundle } from "../../../bundles/flash/configured.ts";
 import { ConsoleDialog } from "../../../bundles/flash/console.ts";
 import { flashDevices } from "../../../bundles/flash/devices.ts";
 import { flash, type FlashOptions } from "../../../bundles/flash/flash.ts";
-import { readImageFile } from "../../../bundles/flash/image.ts";
+import { openImageSource } from "../../../bundles/flash/image-source.ts";
 import { timelineText } from "../../../bundles/flash/receipt.ts";
 import { CommandLine } from "../../../bundles/flash/shell.ts";
 import { bundleFiles, temporaryDirectory, writeFiles } from "../../sim/bundle.ts";
@@ -140,8 +140,8 @@ async function bench(
     const { name, bytes } = Buffer.isBuffer(given) ? { name: "image.raw", bytes: given } : given;
     const path = join(folder, name);
     await writeFile(path, bytes);
-    const image = await readImageFile(path);
-    return await flash(devices, { image, driver: "flasher", method: "shell", offMs: 0, ...options });
+    const image = await openImageSource(path, { signal: new AbortController().signal });
+    return await flash(devices, { image, driver: "flasher", method: "shell", offMs: 0, retries: 0, ...options });
   };
   return { board, folder, run };
 }
@@ -274,36 +274,116 @@ describe("flash", () => {
     assert.equal(board.isOn, false);
   });
 
-  test("stops when it is told to, and when the console goes", async (t) => {
+  test("stops when it is told to", async (t) => {
     const stop = new AbortController();
-    const first = await bench(t, { mute: true });
-    const cancelled = first.run(randomBytes(512), {
+    const { run } = await bench(t, { mute: true });
+    const report = await run(randomBytes(512), {
       signal: stop.signal,
+      retries: 3,
       events: { begin: (step) => void (step === "U-Boot" && setTimeout(() => stop.abort(), 50)) },
     });
-    assert.equal((await cancelled).failure?.code, "E_CANCELLED");
-    const second = await bench(t, { bootSays: "Starting kernel ...\n" });
-    const pulled = second.run(randomBytes(512), {
-      events: { begin: (step) => void (step === "boot" && setTimeout(() => second.board.unplugConsole(), 50)) },
+    assert.equal(report.failure?.code, "E_CANCELLED");
+    assert.equal(report.steps.filter(({ name }) => name === "power cycle").length, 1);
+  });
+
+  for (const lostIn of ["load kernel", "boot", "log in", "board network", "write", "sync", "verify"]) {
+    test(`goes on when the console goes and comes back: ${lostIn}`, async (t) => {
+      const { board, run } = await bench(t, { slow: true });
+      const image = randomBytes(4096);
+      const report = await run(image, {
+        events: { begin: (step) => void (step === lostIn && board.unplugConsole(300)) },
+      });
+      assert.equal(report.failure, undefined);
+      assert.ok(board.disk.equals(image));
+      assert.equal(board.losses, 1);
+      assert.equal(report.steps.filter(({ name }) => name === "power cycle").length, 1, "without another power cycle");
     });
-    const { failure } = await pulled;
-    assert.equal(failure?.step, "boot");
-    assert.match(failure.message, /the console closed: the adapter is gone/);
+  }
+
+  test("begins anew when an attempt fails, and tells of both", async (t) => {
+    const { board, run } = await bench(t, { bootSays: "Kernel panic - not syncing: VFS\n", faultyBoots: 2 });
+    const image = randomBytes(4096);
+    const report = await run(image, { retries: 3, backoffMs: 1 });
+    assert.equal(report.verdict, "verified");
+    assert.ok(board.disk.equals(image));
+    const boots = report.steps.filter(({ name }) => name === "boot");
+    assert.deepEqual(
+      boots.map(({ attempt, verdict }) => [attempt, verdict]),
+      [
+        [1, "failed"],
+        [2, "failed"],
+        [3, "ok"],
+      ],
+    );
+    assert.equal(report.steps.filter(({ name }) => name === "stage image").length, 1);
+    assert.match(timelineText(report.steps), /boot \(attempt 2\) {2}FAILED/);
+  });
+
+  test("gives up after as many attempts as it was told, and at once where another would be as bad", async (t) => {
+    const often = await bench(t, { bootSays: "Kernel panic - not syncing: VFS\n" });
+    const failed = await often.run(randomBytes(512), { retries: 2, backoffMs: 1 });
+    assert.deepEqual([failed.verdict, failed.failure?.step], ["failed", "boot"]);
+    assert.equal(failed.steps.filter(({ name }) => name === "boot").length, 3);
+    const lying = await bench(t, { badDisk: true });
+    const once = await lying.run(randomBytes(512), { retries: 3, backoffMs: 1 });
+    assert.deepEqual([once.failure?.step, once.failure?.code], ["verify", "E_DIGEST"]);
+    assert.equal(once.steps.filter(({ name }) => name === "verify").length, 1);
+  });
+
+  test("says which disk was written, and finds partitions by their labels", async (t) => {
+    const { run } = await bench(t);
+    const report = await run(randomBytes(512), { target: "label:rootfs" });
+    assert.deepEqual(report.target, {
+      path: "/dev/mmcblk1",
+      bytes: 2 ** 30,
+      model: "SIM1G",
+      serial: "0x1234",
+      cid: "1b534d30303030301012345678011a00",
+    });
+    const other = await run(randomBytes(512), { target: "label:boot" });
+    assert.match(other.failure?.message ?? "", /no partition with the label boot/);
+  });
+
+  test("refuses an image of another digest than was asked for, and Android sparse images", async (t) => {
+    const { folder, board, run } = await bench(t);
+    const path = join(folder, "given.raw");
+    await writeFile(path, "image");
+    const options = { signal: AbortSignal.timeout(10_000), sha256: "0".repeat(64) };
+    const wrong = await run(randomBytes(1), { image: await openImageSource(path, options) });
+    assert.deepEqual([wrong.failure?.step, wrong.failure?.code], ["stage image", "E_DIGEST"]);
+    const sparse = Buffer.concat([Buffer.from("3aff26ed", "hex"), randomBytes(1000)]);
+    for (const given of [sparse, { name: "sparse.gz", bytes: gzipSync(sparse) }]) {
+      assert.equal((await run(given)).failure?.code, "E_UNSUPPORTED");
+    }
+    assert.equal(board.disk.length, 0, "nothing was written");
+  });
+
+  test("a hundred broken flashes are a hundred failed reports", async (t) => {
+    // One fault each, in a step and at an answer of the board that chance picks.
+    for (let round = 0; round < 100; round += 1) {
+      const { board, folder, run } = await bench(t, { failAt: round % 25, slow: false });
+      const report = await run(randomBytes(1024));
+      assert.equal(report.verdict, "failed", `round ${round}`);
+      assert.notEqual(report.failure, undefined);
+      assert.equal(board.isOn, false);
+      assert.deepEqual(await readdir(join(folder, "http")), []);
+    }
   });
 });
 
 test("an image is what its first bytes say", async (t) => {
+  const read = (path: string) => openImageSource(path, { signal: AbortSignal.timeout(10_000) });
   const folder = await writeFiles(t, {
     "disk.raw": "raw",
     "packed.img": gzipSync("raw"),
     "liar.xz": "raw",
     "empty.raw": "",
   });
-  assert.equal((await readImageFile(join(folder, "disk.raw"))).encoding, null);
-  assert.equal((await readImageFile(join(folder, "packed.img"))).encoding, "gzip");
-  await assert.rejects(readImageFile(join(folder, "liar.xz")), /liar\.xz does not begin like xz data/);
-  await assert.rejects(readImageFile(join(folder, "empty.raw")), /is empty/);
-  await assert.rejects(readImageFile(folder), AgentError);
+  assert.equal((await read(join(folder, "disk.raw"))).encoding, null);
+  assert.equal((await read(join(folder, "packed.img"))).encoding, "gzip");
+  await assert.rejects(read(join(folder, "liar.xz")), /liar\.xz does not begin like xz data/);
+  await assert.rejects(read(join(folder, "empty.raw")), /is empty/);
+  await assert.rejects(read(folder), AgentError);
   assert.equal((await readFile(join(folder, "disk.raw"))).toString(), "raw");
 });
 

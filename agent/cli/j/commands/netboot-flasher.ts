@@ -12,7 +12,7 @@ import { Bootloader } from "../../../../bundles/flash/bootloader.ts";
 import { ConsoleDialog } from "../../../../bundles/flash/console.ts";
 import type { FlashDevices } from "../../../../bundles/flash/devices.ts";
 import { flash } from "../../../../bundles/flash/flash.ts";
-import { readImageFile } from "../../../../bundles/flash/image.ts";
+import { openImageSource } from "../../../../bundles/flash/image-source.ts";
 import { timelineText } from "../../../../bundles/flash/receipt.ts";
 import { flasher } from "../../../../bundles/flasher/interface.ts";
 import { parseManifest } from "../../../../bundles/manifest.ts";
@@ -61,7 +61,7 @@ flash over a local image file; URLs are the Python client's.
         await run.node.as(flasher, { signal: run.signal }).setup_flasher_bundle(options.forceFlashBundle);
       }
       for (const [index, job] of jobs.entries()) {
-        const receipt = await flashWithRetries(run, job, {
+        const receipt = await flashImage(run, job, {
           retries: options.retries,
           method: options.method === "fls" ? "fls" : "shell",
           // Between two partitions the board is switched off in every case.
@@ -149,30 +149,26 @@ async function compareChecksum(file: string, wanted: string): Promise<void> {
   throw new AgentError("E_INVALID", `${file} has sha256 ${found}, not ${wanted}`);
 }
 
-/** Failures that another attempt would only repeat. */
-const final: readonly string[] = ["E_CANCELLED", "E_INVALID", "E_CONFIG", "E_UNSUPPORTED"];
-
-async function flashWithRetries(
+async function flashImage(
   run: Run,
   { file, target }: Job,
   given: { retries: number; method: "fls" | "shell"; leavePowerOn: boolean; consoleDebug: boolean },
 ): Promise<FlashReport> {
-  const image = await readImageFile(file);
-  for (let attempt = 0; ; attempt += 1) {
-    const receipt = await flash(devicesOf(run.node), {
+  const image = await openImageSource(file, { signal: run.signal });
+  try {
+    return await flash(devicesOf(run.node), {
       image,
       target,
       driver: run.node.path,
       method: given.method,
       leavePowerOn: given.leavePowerOn,
+      retries: given.retries,
       signal: run.signal,
       transcript: transcriptOf(given.consoleDebug),
       ...(run.quiet ? {} : { events: showSteps() }),
     });
-    const { failure } = receipt;
-    if (failure === undefined || attempt >= given.retries || final.includes(failure.code)) return receipt;
-    run.note(`${failure.step}: ${failure.message}; attempt ${attempt + 2} of ${given.retries + 1} follows`);
-    await sleep(2 ** attempt * 1_000, undefined, { signal: run.signal });
+  } finally {
+    await image.close();
   }
 }
 
