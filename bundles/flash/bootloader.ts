@@ -110,21 +110,30 @@ export class Bootloader {
 
   /** Starts what was loaded and waits until it says `expected`. @throws AgentError at once when it cannot start */
   async boot(command: string, expected: string, timeoutMs: number): Promise<void> {
-    this.console.send(`${command}\n`);
-    const back = this.#prompt.source;
-    const outcomes = new RegExp(`${literal(expected)}|(?<panic>Kernel panic - not syncing.*)|(?<back>${back})`);
-    const { before, match } = await this.#outcome(outcomes, { what: `"${expected}"`, timeoutMs });
-    const { panic } = match.groups ?? {};
+    const outcomes = new RegExp(
+      `${literal(expected)}|(?<panic>Kernel panic - not syncing.*)|(?<back>${this.#prompt.source})`,
+    );
+    const start = async () => {
+      this.console.send(`${command}\n`);
+      return await this.#outcome(outcomes, { what: `"${expected}"`, timeoutMs });
+    };
+    const first = await start();
+    // A console that went may have taken the command along.
+    const again = first.wasLost && first.heard.match.groups?.["back"] !== undefined;
+    const { heard } = again ? await start() : first;
+    const { panic, back } = heard.match.groups ?? {};
     if (panic !== undefined) throw new AgentError("E_FAILED", `the flasher system died: ${panic}`);
-    if (match.groups?.["back"] !== undefined)
-      throw new AgentError("E_FAILED", `U-Boot could not boot it: ${lastLines(before)}`);
+    if (back !== undefined) throw new AgentError("E_FAILED", `U-Boot could not boot it: ${lastLines(heard.before)}`);
   }
 
-  /** Waits, also when the console goes and comes back: whatever asks for something then asks again. */
-  async #outcome(outcomes: RegExp, wanted: { what: string; timeoutMs: number }): Promise<Heard> {
-    for (;;) {
+  /** Waits, also when the console goes and comes back: an empty line makes whatever waits for input show its prompt. */
+  async #outcome(
+    outcomes: RegExp,
+    wanted: { what: string; timeoutMs: number },
+  ): Promise<{ heard: Heard; wasLost: boolean }> {
+    for (let wasLost = false; ; wasLost = true) {
       try {
-        return await this.console.expect(outcomes, wanted);
+        return { heard: await this.console.expect(outcomes, wanted), wasLost };
       } catch (error) {
         if (!(error instanceof ConsoleLost)) throw error;
         await this.console.reattach();

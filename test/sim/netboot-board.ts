@@ -1,10 +1,12 @@
 import { createHash } from "node:crypto";
 import { Duplex } from "node:stream";
 import type { TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
 import * as z from "zod";
 import { createCatalog, shippedDrivers, type Catalog } from "../../agent/driver/catalog.ts";
 import { defineDriver, type AnyDriver } from "../../agent/driver/driver.ts";
+import { DeviceOffline } from "../../agent/driver/errors.ts";
 import { power } from "../../boards/power/interface.ts";
 import { serialConsole } from "../../boards/serial/interface.ts";
 import { download } from "./tftp.ts";
@@ -27,8 +29,8 @@ export interface BoardFaults {
   faultyBoots?: number;
   /** Answers take a while, so that a console can go before they come. */
   slow?: boolean;
-  /** The command with this number, counted from power on, fails in the way that hurts. */
-  failAt?: number;
+  /** Commands that fail. */
+  failing?: RegExp;
 }
 
 /** A board that answers like U-Boot and a busybox system do, and really fetches over TFTP and HTTP. */
@@ -46,6 +48,10 @@ export class NetbootBoard {
   /** What was loaded over TFTP, by address. */
   readonly memory = new Map<string, Buffer>();
   disk = Buffer.alloc(0);
+  /** How often the console was cut off. */
+  losses = 0;
+  #consoleBackAtMs = 0;
+  #boots = 0;
 
   constructor(t: TestContext, faults: BoardFaults = {}) {
     this.#t = t;
@@ -92,13 +98,16 @@ export class NetbootBoard {
     };
   }
 
-  /** Cuts the console off, as when its adapter is pulled. */
-  unplugConsole(): void {
+  /** Cuts the console off, as when its adapter is pulled. @param goneMs until it can be opened again */
+  unplugConsole(goneMs = 0): void {
+    this.losses += 1;
+    this.#consoleBackAtMs = performance.now() + goneMs;
     for (const stream of this.#streams) stream.destroy(new Error("the adapter is gone"));
   }
 
   /** Another console. */
   connect(): Duplex {
+    if (performance.now() < this.#consoleBackAtMs) throw new DeviceOffline("no adapter");
     const stream = new Duplex({
       read() {},
       write: (chunk: Buffer, _encoding, done) => {
@@ -132,6 +141,12 @@ export class NetbootBoard {
       return this.#say("\b\b 0\n=> ");
     }
     if (character === "\x1b") return;
+    if (character === "\x03") {
+      this.#line = "";
+      if (this.#state === "uboot") this.#say("<INTERRUPT>\n=> ");
+      if (this.#state === "shell") this.#say("^C\n# \x1b[6n");
+      return;
+    }
     if (this.#state !== "password") this.#say(character);
     if (character !== "\n") return void (this.#line += character);
     const line = this.#line;
@@ -141,10 +156,15 @@ export class NetbootBoard {
 
   async #entered(line: string): Promise<void> {
     if (this.#state === "login") {
+      if (line === "") return this.#say("\nflasher login: ");
       this.#state = "password";
       return this.#say("Password: ");
     }
     if (this.#state === "password") {
+      if (line === "") {
+        this.#state = "login";
+        return this.#say("\nLogin incorrect\nflasher login: ");
+      }
       this.#state = "shell";
       // Busybox asks for the cursor after its prompt.
       return this.#say("\nWelcome\n# \x1b[6n");
@@ -159,14 +179,17 @@ export class NetbootBoard {
       return await this.#runJob(job);
     }
     const run = this.#state === "uboot" ? this.#uboot(command) : this.#shell(command);
-    const { status, output } = await run;
+    const answer = await run;
+    const { status, output } = this.#faults.failing?.test(command) ? { status: 1, output: "it broke" } : answer;
+    if (this.#faults.slow) await sleep(20);
     const prompt = this.#state === "uboot" ? "=> " : "# \x1b[6n";
     this.#say(`${output === "" ? "" : `${output}\n`}${mark === undefined ? "" : `${mark}${status}\n`}${prompt}`);
   }
 
   #boot(): void {
     const says = this.#faults.bootSays;
-    if (says !== undefined) return this.#say(says);
+    this.#boots += 1;
+    if (says !== undefined && this.#boots <= (this.#faults.faultyBoots ?? Infinity)) return this.#say(says);
     this.#state = "login";
     this.#say("\nStarting kernel ...\n\n\x1b[1mflasher\x1b[0m login: ");
   }
@@ -210,6 +233,14 @@ export class NetbootBoard {
     if (command === "ls -l /sys/class/block/") {
       return ok("lrwxrwxrwx 1 root root 0 mmcblk1 -> ../../devices/platform/bus/4fb0000.mmc/block/mmcblk1");
     }
+    if (command.startsWith("d=$(")) {
+      const node = "/sys/class/block/mmcblk1";
+      const facts = { name: "SIM1G", serial: "0x1234", cid: "1b534d30303030301012345678011a00" };
+      const lines = Object.entries(facts).map(([name, value]) => `${node}/device/${name}: ${value}`);
+      return ok([`${node}/size: ${2 ** 21}`, `${node}/device/model: `, ...lines].join("\n"));
+    }
+    if (command.startsWith("grep -lx PARTNAME=rootfs ")) return ok("/sys/class/block/mmcblk1/uevent");
+    if (command.startsWith("grep -lx ")) return { status: 1, output: "" };
     const [, tool] = /^command -v (\w+)$/.exec(command) ?? [];
     if (tool !== undefined)
       return this.#faults.without?.includes(tool) ? { status: 127, output: "" } : ok(`/bin/${tool}`);
@@ -229,7 +260,9 @@ export class NetbootBoard {
   /** A pipeline in the background: fetching and writing, or digesting. */
   async #runJob(job: string): Promise<void> {
     let end = "COMPLETE";
+    if (this.#faults.slow) await sleep(100);
     try {
+      if (this.#faults.failing?.test(job)) throw new Error("it broke");
       const [, url] = /(?:curl -fsSL|from-url .*) (http:\S+)/.exec(job) ?? [];
       if (url !== undefined) {
         const answer = await fetch(url);

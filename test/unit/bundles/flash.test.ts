@@ -359,10 +359,15 @@ describe("flash", () => {
   });
 
   test("a hundred broken flashes are a hundred failed reports", async (t) => {
-    // One fault each, in a step and at an answer of the board that chance picks.
+    const faults: BoardFaults[] = [
+      ...[/^setenv serverip/, /^dhcp/, /^tftpboot 0x82/, /^tftpboot 0x83/, /^tftpboot 0x84/, /^printenv ipaddr/],
+      ...[/^ls -l/, /^test -b/, /^udhcpc/, /^command -v curl/, /^command -v dd/, /^command -v sha256sum/],
+      ...[/^rm -f/, /^curl/, /^sync/, /sha256sum >/, /^cat \S+sum$/],
+    ].map((failing) => ({ failing }));
+    faults.push({ badDisk: true }, { bootSays: "Kernel panic - not syncing: VFS\n" }, { bootSays: "Bad magic\n=> " });
     for (let round = 0; round < 100; round += 1) {
-      const { board, folder, run } = await bench(t, { failAt: round % 25, slow: false });
-      const report = await run(randomBytes(1024));
+      const { board, folder, run } = await bench(t, faults[round % faults.length]);
+      const report = await run(randomBytes(1 + round * 100));
       assert.equal(report.verdict, "failed", `round ${round}`);
       assert.notEqual(report.failure, undefined);
       assert.equal(board.isOn, false);
