@@ -1,4 +1,5 @@
 import type { TimelineEvents } from "../../bundles/flash/timeline.ts";
+import type { FlashStep } from "../driver/receipt.ts";
 import { Progress } from "./j/progress.ts";
 
 /** One line per step, and a bar while bytes move. */
@@ -11,15 +12,24 @@ export function showSteps(): TimelineEvents {
       bar ??= startBar(step, totalBytes);
       bar.doneBytes = doneBytes;
     },
-    end: ({ name, durationMs, verdict }) => {
-      if (bar?.step === name) {
+    end: (step) => {
+      if (bar?.step === step.name) {
         bar.shown.end();
         bar = undefined;
       }
-      const mark = verdict === "ok" ? "done" : "FAILED";
-      process.stderr.write(`${mark.padEnd(6)} ${name} (${(durationMs / 1000).toFixed(2)} s)\n`);
+      process.stderr.write(endOf(step));
     },
   };
+}
+
+/** One line per step of one of several boards. */
+export function showStepsOf(board: string): TimelineEvents {
+  return { end: (step) => void process.stderr.write(`${board}: ${endOf(step)}`) };
+}
+
+function endOf({ name, durationMs, verdict }: FlashStep): string {
+  const mark = verdict === "ok" ? "done" : "FAILED";
+  return `${mark.padEnd(6)} ${name} (${(durationMs / 1000).toFixed(2)} s)\n`;
 }
 
 interface Bar {

@@ -64,6 +64,8 @@ test("wrong words are said before anything is opened", async (t) => {
     [one, ["--gateway", "10.0.0.1"], 2, /--gateway needs --ip/],
     [one, ["--ip", "10.0.0.1"], 2, /--ip must be like 192\.168\.1\.20\/24/],
     [one, ["--off-time", "long"], 2, /--off-time must be 0 to 600/],
+    [one, ["--retries", "many"], 2, /--retries must be 0 to 10/],
+    [one, ["--sha256", "abc"], 2, /--sha256 must be 64 hexadecimal digits/],
     [one, ["--bundle", "???"], 1, /\?\?\?/],
   ] as const;
   await Promise.all(
@@ -74,4 +76,29 @@ test("wrong words are said before anything is opened", async (t) => {
       assert.equal(existsSync(receipt), false);
     }),
   );
+});
+
+test("several boards are flashed at once, each with its receipt, and one that fails is enough to fail", async (t) => {
+  const folder = scratch(t);
+  const image = join(folder, "image.raw");
+  writeFileSync(image, "image");
+  const configs = ["left", "right"].flatMap((name) => {
+    const config = join(folder, `${name}.yaml`);
+    writeFileSync(config, stringify({ metadata: { name }, export: { flasher: flasher(join(folder, name)) } }));
+    return ["--exporter-config", config];
+  });
+  const files = ["--receipt", join(folder, "receipt.json"), "--console-log", join(folder, "console.log")];
+  const words = ["flash", image, ...configs, ...files, "--html", join(folder, "report.html")];
+  const { code, stdout, stderr } = await run(process.execPath, ["--import", "tsx", "agent/cli/jmp-agent.ts", ...words]);
+  assert.equal(code, 1);
+  for (const name of ["left", "right"]) {
+    assert.match(stderr, new RegExp(`^${name}: FAILED bundle`, "m"));
+    assert.match(stdout, new RegExp(`^${name}$`, "m"));
+    const { exporter, verdict } = JSON.parse(
+      readFileSync(join(folder, `${name}-receipt.json`), "utf8"),
+    ) as FlashReceipt;
+    assert.deepEqual([exporter, verdict], [name, "failed"]);
+    assert.ok(existsSync(join(folder, `${name}-console.log`)));
+    assert.match(readFileSync(join(folder, "report.html"), "utf8"), new RegExp(name));
+  }
 });
