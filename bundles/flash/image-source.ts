@@ -100,7 +100,7 @@ async function locateUrl(text: string, options: ImageSourceOptions): Promise<Loc
     });
   }
   // Who writes http:// wants it; a redirect from https:// to http:// is still refused.
-  const plainHttp = url.protocol === "http:" ? [url.host] : [];
+  const plainHttp = url.protocol === "http:" ? "any" : [];
   const http = createHttp({ plainHttp, ca });
   const name = `${url.origin}${url.pathname}`;
   const get = { http, url, name, options };

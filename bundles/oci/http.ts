@@ -21,8 +21,8 @@ export interface HttpRequest {
 }
 
 export interface HttpOptions {
-  /** Registries that are spoken to without TLS, as `host:port` or, whatever the port, `host`. */
-  readonly plainHttp: readonly string[];
+  /** Registries that are spoken to without TLS, as `host:port` or, whatever the port, `host`; or every host. */
+  readonly plainHttp: readonly string[] | "any";
   /** PEM text of certificate authorities to trust beside the usual ones. */
   readonly ca?: string | undefined;
   /** Longest silence before and within an answer. */
@@ -136,7 +136,7 @@ export async function readBody(answer: HttpAnswer, mostBytes: number, url: URL, 
 
 /** @param host `host[:port]` */
 export function isPlainHttp(host: string, { plainHttp }: HttpOptions): boolean {
-  return plainHttp.includes(host) || plainHttp.includes(host.replace(/:\d+$/, ""));
+  return plainHttp === "any" || plainHttp.includes(host) || plainHttp.includes(host.replace(/:\d+$/, ""));
 }
 
 function checkScheme(url: URL, options: HttpOptions): void {
