@@ -2,6 +2,7 @@ import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { power as powerSwitch } from "../../boards/power/interface.ts";
 import { imageStorageMux } from "../../boards/storage/interface.ts";
+import { openImageSource, type ImageSourceOptions } from "../../bundles/flash/image-source.ts";
 import { timelineText } from "../../bundles/flash/receipt.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { FlashReceipt } from "../driver/receipt.ts";
@@ -43,26 +44,26 @@ export const storageOptions = {
   },
 } as const satisfies Options;
 
-/** What one read of the image takes. */
-const readBytes = 1024 * 1024;
-
 /**
  * Writes an image to the storage of a board: to the host, write, read back, to the board. The board gets its storage in every case, as with
  * the Python client; only power that was asked for is touched.
+ * @param imageText a file, or what else {@link openImageSource} takes
  * @returns the exit code: 0 only if everything was read back and is right, or reading back was switched off
  * @throws AgentError E_USAGE, E_CONFIG; before anything is touched
  */
 export async function flashStorage(
   exporter: Exporter,
-  imagePath: string,
+  imageText: string,
   given: Given<typeof storageOptions> & { readonly receipt?: string; readonly html?: string },
   signal: AbortSignal,
+  access: Omit<ImageSourceOptions, "signal"> = {},
 ): Promise<number> {
   if (given.bmap !== undefined && given["no-bmap"])
     throw new AgentError("E_USAGE", "--bmap and --no-bmap exclude each other");
   const path = chooseStorage(exporter, given.storage ?? "");
-  const image = await stat(imagePath);
-  const bmapPath = given["no-bmap"] ? undefined : (given.bmap ?? (await bmapBeside(imagePath)));
+  const image = await openImageSource(imageText, { ...access, signal });
+  const beside = image.path === undefined ? undefined : await bmapBeside(image.path);
+  const bmapPath = given["no-bmap"] ? undefined : (given.bmap ?? beside);
   if (bmapPath !== undefined) await stat(bmapPath);
   // What puts things in order at the end goes on after Ctrl-C.
   const mux = exporter.calls(path, imageStorageMux);
@@ -74,15 +75,18 @@ export async function flashStorage(
   let error: unknown;
   let reached = 0;
   try {
-    const source = exporter.resources.lend(createReadStream(imagePath, { highWaterMark: readBytes }), null);
+    const content = await image.open(signal);
+    // Who reads it is told what it fails with; it may also fail when nobody does any more.
+    content.on("error", () => {});
+    const source = exporter.resources.lend(content, null);
     const map = bmapPath === undefined ? null : exporter.resources.lend(createReadStream(bmapPath), null);
     if (bmapPath !== undefined) process.stderr.write(`block map ${bmapPath}\n`);
     const items = exporter.calls(path, imageStorageMux, { signal }).write_image(source, map, {
       verify: given["no-verify"] ? false : true,
       skip_unchanged: given["skip-unchanged"],
-      name: imagePath,
-      bytes: image.isFile() ? image.size : undefined,
-      host_path: imagePath,
+      name: image.name,
+      bytes: image.bytes,
+      host_path: image.path,
     });
     for await (const item of items) {
       if (item.phase === "write") reached = item.bytes;
@@ -93,6 +97,7 @@ export async function flashStorage(
     error = thrown;
   } finally {
     progress.end();
+    await image.close();
   }
   const stays = await mux.dut().then(() => undefined, toAgentError);
   if (receipt !== undefined) {

@@ -95,8 +95,9 @@ Example:
   async run(given, [imageText = ""]) {
     if (given.storage !== undefined) {
       const one = onlyExporter(given);
+      const access = await imageOptions(given);
       return await withExporter(one, (exporter, signal) =>
-        flashStorage(exporter, imageText, { ...given, ...one }, signal),
+        flashStorage(exporter, imageText, { ...given, ...one }, signal, access),
       );
     }
     const settings = {

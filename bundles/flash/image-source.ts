@@ -1,7 +1,8 @@
+import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
-import { pipeline, Readable } from "node:stream";
+import { pipeline, Readable, Transform } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { ContentEncoding } from "../../agent/driver/resource.ts";
@@ -26,7 +27,9 @@ export interface ImageSource {
   readonly encoding: ContentEncoding | null;
   /** Digest that the bytes as given must have, in hexadecimal. */
   readonly sha256?: string | undefined;
-  /** The bytes as given, from the first on. May be called again. */
+  /** Path of an image that is a file here. */
+  readonly path?: string | undefined;
+  /** The bytes as given, from the first on; at their end E_DIGEST unless they are those that were asked for. May be called again. */
   open(signal: AbortSignal): Promise<Readable>;
   close(): Promise<void>;
 }
@@ -58,14 +61,34 @@ export async function openImageSource(text: string, options: ImageSourceOptions)
     if (promised !== undefined && promised !== encoding) {
       throw new AgentError("E_INVALID", `${basename(found.name)} does not begin like ${promised} data`);
     }
-    return { ...found, encoding, sha256: options.sha256 };
+    const { sha256 } = options;
+    const open = async (signal: AbortSignal) => asAsked(await found.open(signal), sha256, found.name);
+    return { ...found, open, encoding, sha256 };
   } catch (error) {
     await found.close();
     throw error;
   }
 }
 
-type Located = Pick<ImageSource, "name" | "bytes" | "open" | "close">;
+type Located = Pick<ImageSource, "name" | "bytes" | "path" | "open" | "close">;
+
+function asAsked(content: Readable, sha256: string | undefined, name: string): Readable {
+  if (sha256 === undefined) return content;
+  const hash = createHash("sha256");
+  const checked = new Transform({
+    highWaterMark: chunkBytes,
+    transform(chunk: Buffer, _encoding, done) {
+      hash.update(chunk);
+      done(null, chunk);
+    },
+    flush(done) {
+      const found = hash.digest("hex");
+      const message = `${name} is not the image that was asked for: sha256 ${found}, not ${sha256}`;
+      done(found === sha256 ? null : new AgentError("E_DIGEST", message));
+    },
+  });
+  return pipeline(content, checked, () => {});
+}
 
 async function locate(text: string, options: ImageSourceOptions): Promise<Located> {
   if (/^https?:\/\//i.test(text)) return await locateUrl(text, options);
@@ -87,7 +110,7 @@ async function locate(text: string, options: ImageSourceOptions): Promise<Locate
   if (!found.isFile()) throw new AgentError("E_INVALID", `${text} is not a file`);
   const open = (signal: AbortSignal) =>
     Promise.resolve(createReadStream(text, { highWaterMark: chunkBytes, signal }) as Readable);
-  return { name: text, bytes: found.size, open, close: () => Promise.resolve() };
+  return { name: text, path: text, bytes: found.size, open, close: () => Promise.resolve() };
 }
 
 async function locateUrl(text: string, options: ImageSourceOptions): Promise<Located> {

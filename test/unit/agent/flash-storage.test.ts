@@ -2,7 +2,10 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { gunzipSync } from "node:zlib";
@@ -117,23 +120,25 @@ test("power is switched off before and on after, where it is asked for", { skip 
 });
 
 test("Ctrl-C in the middle of a write leaves the storage at the board, and a receipt", { skip }, async (t) => {
-  const { disk, sides, folder, flash, exporter } = await bench(t);
-  const path = join(folder, "pipe");
-  execFileSync("mkfifo", [path]);
+  const { disk, sides, flash, exporter } = await bench(t);
   const aborter = new AbortController();
-  const feed = import("node:fs/promises").then(async ({ open }) => {
-    const pipe = await open(path, "w");
-    await pipe.write(Buffer.alloc(9 * mebi, 1)).catch(() => {});
-    return pipe;
+  // A server that falls silent in the middle.
+  const server = createServer((_request, response) => {
+    response.writeHead(200, { "content-length": 12 * mebi }).write(Buffer.alloc(9 * mebi, 1));
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
   });
+  const { port } = server.address() as AddressInfo;
   exporter.logs.subscribe(({ message }) => {
     if (/^written/.test(message)) aborter.abort();
   });
-  const { code, receipt } = await flash(path, {}, aborter.signal);
+  const { code, receipt } = await flash(`http://127.0.0.1:${port}/image.raw`, {}, aborter.signal);
   assert.equal(code, 1);
   assert.deepEqual([receipt.verdict, receipt.failure?.code, receipt.failure?.step], ["failed", "E_CANCELLED", "write"]);
   assert.deepEqual(sides, ["host", "dut"]);
-  await (await feed).close();
   assert.equal(
     readdirSync("/proc/self/fd").some((fd) => linkOf(fd) === disk.path),
     false,
