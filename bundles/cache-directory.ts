@@ -21,7 +21,7 @@ export async function cacheDirectory(configured: string | undefined): Promise<st
     if (await canBeWrittenTo(place)) return place;
   }
   throw new AgentError("E_IO", `no place for bundles: none of ${places.join(", ")} can be written to`, {
-    hint: "set cache_dir in the flasher's config",
+    hint: "name one: cache_dir in a flasher's config, --cache-dir on the command line",
   });
 }
 

@@ -1,9 +1,10 @@
 import { readFile } from "node:fs/promises";
 import * as z from "zod";
-import type { AgentError } from "../agent/driver/errors.ts";
+import { AgentError } from "../agent/driver/errors.ts";
 import { findCredential } from "./oci/credentials.ts";
 import { mirrorsOf, withMirrors, type Mirrors, type NamedSource } from "./oci/mirrors.ts";
 import type { RegistryReference } from "./oci/reference.ts";
+import type { RegistryOptions } from "./oci/registry.ts";
 import type { Source } from "./oci/source.ts";
 
 /** An address of a registry is written as in references. */
@@ -23,6 +24,21 @@ export const registrySettings = {
     .describe("where else registries' content is had, asked first: {quay.io: [mirror.lab:5000/quay]}"),
 };
 
+/** @param words `NAME=MIRROR`, the first to ask first. @throws AgentError E_USAGE */
+export function parseMirrors(words: readonly string[]): Mirrors {
+  const mirrors: Record<string, string[]> = {};
+  for (const word of words) {
+    const parts = word.split("=");
+    const [name = "", mirror = ""] = parts;
+    if (parts.length !== 2 || !parts.every((part) => registryName.safeParse(part).success)) {
+      const text = `${JSON.stringify(word)} is no mirror; write it as quay.io=mirror.lab:5000/quay`;
+      throw new AgentError("E_USAGE", text);
+    }
+    (mirrors[name] ??= []).push(mirror);
+  }
+  return mirrors;
+}
+
 export interface RegistryAccess {
   /** Registries (`host` or `host:port`) that are spoken to without TLS. */
   readonly plainHttp: readonly string[];
@@ -36,16 +52,26 @@ export interface RegistryAccess {
 
 /** Opens a repository, with its mirrors; nobody is asked anything yet. */
 export async function openRepository(reference: RegistryReference, access: RegistryAccess): Promise<Source> {
-  const { plainHttp, registryCa, environmentCredentialsFor, mirrors = {}, onMirrorFailure = () => {} } = access;
+  const { mirrors = {}, onMirrorFailure = () => {} } = access;
   // Only now is an HTTP client loaded: a pinned bundle that is here does without.
   const { openRegistry } = await import("./oci/registry.ts");
-  const ca = registryCa === undefined ? undefined : await readFile(registryCa, "utf8");
-  const open = async (place: RegistryReference): Promise<NamedSource> => {
-    const { host, repository } = place;
-    const credential = await findCredential(host, repository, { useEnvironment: environmentCredentialsFor === host });
-    return { name: host, source: openRegistry(place, { plainHttp, ca, credential }) };
-  };
+  const open = async (place: RegistryReference): Promise<NamedSource> => ({
+    name: place.host,
+    source: openRegistry(place, await registryOptionsOf(place, access)),
+  });
   const origin = await open(reference);
   const places = await Promise.all(mirrorsOf(reference, mirrors).map(open));
   return places.length === 0 ? origin.source : withMirrors(origin, places, onMirrorFailure);
+}
+
+/** How a repository is spoken to. */
+export async function registryOptionsOf(
+  { host, repository }: RegistryReference,
+  { plainHttp, registryCa, environmentCredentialsFor }: RegistryAccess,
+): Promise<RegistryOptions> {
+  return {
+    plainHttp,
+    ca: registryCa === undefined ? undefined : await readFile(registryCa, "utf8"),
+    credential: await findCredential(host, repository, { useEnvironment: environmentCredentialsFor === host }),
+  };
 }

@@ -451,7 +451,7 @@ export class BundleCache {
   #notStored(name: string, error: NodeJS.ErrnoException): AgentError {
     const text = `${name} cannot be brought into ${this.#places.root}: ${toAgentError(error).message}`;
     return new AgentError("E_IO", text, {
-      hint: "free space there ('jmp-agent bundle prune'), or set cache_dir in the flasher's config",
+      hint: "free space there ('jmp-agent bundle prune'), or have the cache elsewhere: cache_dir in a flasher's config, --cache-dir on the command line",
       cause: error,
     });
   }

@@ -51,7 +51,7 @@ export class Space {
       if (used + bytes <= limitBytes) return;
       const text = `there is no room for ${formatBytes(bytes)} in the bundle cache: of its ${formatBytes(limitBytes)}`;
       throw new AgentError("E_LIMIT", `${text}, ${formatBytes(used)} are pinned or in use`, {
-        hint: "raise cache_limit in the flasher's config, or unpin bundles",
+        hint: "raise cache_limit in the flasher's config, or let bundles go: 'jmp-agent bundle unpin'",
       });
     } finally {
       await lock.release();

@@ -142,10 +142,12 @@ export function isPlainHttp(host: string, { plainHttp }: HttpOptions): boolean {
 function checkScheme(url: URL, options: HttpOptions): void {
   if (url.protocol === "https:") return;
   if (url.protocol === "http:" && isPlainHttp(url.host, options)) return;
-  throw new AgentError("E_INVALID", `${url.host} may not be spoken to without TLS`, {
-    hint: `list it under plain_http in the flasher's config to allow it: plain_http: ["${url.host}"]`,
-  });
+  throw new AgentError("E_INVALID", `${url.host} may not be spoken to without TLS`, { hint: plainHttpHint(url.host) });
 }
+
+/** @param host `host[:port]` */
+const plainHttpHint = (host: string) =>
+  `plain_http: ["${host}"] in a flasher's config allows it, on the command line --plain-http ${host}`;
 
 /** Names the peer, not the address: queries of redirected addresses hold signatures. */
 export function connectionError(error: unknown, url: URL, signal: AbortSignal): unknown {
@@ -156,13 +158,13 @@ export function connectionError(error: unknown, url: URL, signal: AbortSignal): 
     return new AgentError("E_TIMEOUT", `${url.host} does not answer in time`, { cause: error });
   }
   if (code === "ERR_SSL_WRONG_VERSION_NUMBER") {
-    const hint = `list it under plain_http in the flasher's config to speak to it without: plain_http: ["${url.host}"]`;
-    return new AgentError("E_CONNECTION", `${url.host} does not speak TLS`, { cause: error, hint });
+    const text = `${url.host} does not speak TLS`;
+    return new AgentError("E_CONNECTION", text, { cause: error, hint: plainHttpHint(url.host) });
   }
   if (/CERT|SIGNATURE|SELF_SIGNED|^ERR_TLS|^ERR_SSL/.test(code)) {
     return new AgentError("E_CONNECTION", `${url.host} cannot be trusted: ${code}`, {
       cause: error,
-      hint: "name the certificate authority's file under registry_ca in the flasher's config, or in NODE_EXTRA_CA_CERTS",
+      hint: "name its certificate authority: registry_ca in a flasher's config, --registry-ca on the command line, or NODE_EXTRA_CA_CERTS",
     });
   }
   if (isSystemError(error) || code !== "") {

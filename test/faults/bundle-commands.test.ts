@@ -417,6 +417,34 @@ test("a push that the registry breaks is taken up again; one that it refuses say
   assert.match(refused.err, /refused an upload to boards\/a: HTTP 403 DENIED\nHint: log in/);
 });
 
+test("a mirror is asked for content first; the registry for the tag, and for what the mirror gets wrong", async (t) => {
+  const [registry, mirror] = [await startFakeRegistry(t), await startFakeRegistry(t)];
+  const layers = Object.entries(bundleFiles).map(([title, content]) => ({ title, content: Buffer.from(content) }));
+  const digest = registry.put("v1", layers);
+  mirror.put("v1", layers);
+  const words = [`${registry.host}/boards/a:v1`, "--plain-http", "127.0.0.1"];
+  const mirrored = ["--mirror", "quay.io=never.example", "--mirror", `${registry.host}=${mirror.host}/copies`];
+  const pull = async () => await bundle(t, ["pull", ...words, ...mirrored, "--cache-dir", await temporaryDirectory(t)]);
+  const good = await pull();
+  assert.equal(good.code, 0, good.err);
+  assert.ok(good.out.includes(digest));
+  assert.ok(registry.requests.every(({ url }) => url.startsWith("/v2/boards/a/manifests/")));
+  assert.ok(mirror.requests.some(({ url }) => url.startsWith("/v2/copies/boards/a/blobs/")));
+
+  mirror.answer = (request, response) => request.url?.includes("/blobs/") === true && response.end("lies") !== null;
+  const lied = await pull();
+  assert.equal(lied.code, 0, lied.err);
+  assert.match(lied.err, new RegExp(`^warning: the mirror ${mirror.host} is not used: the blob from`, "m"));
+  assert.ok(registry.requests.some(({ url }) => url.startsWith("/v2/boards/a/blobs/")));
+});
+
+test("a registry without TLS is spoken to only if that was said, and the hint says how", async (t) => {
+  const { host } = await startFakeRegistry(t);
+  const { code, err } = await bundle(t, ["pull", `${host}/boards/a:v1`, "--cache-dir", await temporaryDirectory(t)]);
+  assert.equal(code, 1);
+  assert.match(err, new RegExp(`Hint: .*--plain-http ${host}`));
+});
+
 test("wrong words are told apart, with exit code 2", async (t) => {
   const spoilt: [string[], RegExp][] = [
     [[], /a command is missing/],
@@ -429,6 +457,8 @@ test("wrong words are told apart, with exit code 2", async (t) => {
     [["verify", "https://a.example/b"], /leave out the scheme/],
     [["pull", "oci-archive:x.tar"], /flashers know no archives/],
     [["inspect", "oci-archive:"], /names no file/],
+    [["pull", "a.example/b", "--mirror", "near.example"], /"near\.example" is no mirror; write it as/],
+    [["pull", "a.example/b", "--mirror", "a.example=https://near.example"], /is no mirror/],
   ];
   for (const [args, message] of spoilt) {
     const { code, err } = await bundle(t, args);

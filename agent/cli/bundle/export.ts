@@ -3,13 +3,13 @@ import { parseCarried } from "./carried.ts";
 import { copyShown, showCopy } from "./copy.ts";
 import { cacheOption } from "./cache.ts";
 import { interruptible } from "./interruptible.ts";
-import { formatPlace, parseSource, placesNote, readingFrom, registryOptions, writingTo } from "./places.ts";
+import { formatPlace, parseSource, placesNote, readingFrom, sourceOptions, writingTo } from "./places.ts";
 
 export const exportBundle = defineCommand({
   name: "bundle export",
   summary: "Write a bundle to a directory or a tar archive, to be carried to a lab without network.",
   words: { usage: "REF DIR|FILE.tar", least: 2, most: 2 },
-  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...registryOptions },
+  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...sourceOptions },
   notes: `
 The result is an OCI image layout, which oras, skopeo and podman read too. A directory may take several bundles; it remembers
 what each is called, for 'jmp-agent bundle import'.

@@ -3,13 +3,13 @@ import { describeBundle, type BundleDescription } from "../../../bundles/inspect
 import { defineCommand } from "../command.ts";
 import { cacheOption } from "./cache.ts";
 import { interruptible } from "./interruptible.ts";
-import { parseSource, placesNote, readingFrom, registryOptions } from "./places.ts";
+import { parseSource, placesNote, readingFrom, sourceOptions } from "./places.ts";
 
 export const inspect = defineCommand({
   name: "bundle inspect",
   summary: "Show what a bundle holds. Only its manifests are read.",
   words: { usage: "REF", least: 1, most: 1 },
-  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...registryOptions },
+  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...sourceOptions },
   notes: placesNote,
 
   async run(options, [word = ""]) {

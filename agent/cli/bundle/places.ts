@@ -1,16 +1,19 @@
-import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { archiveSource } from "../../../bundles/oci/archive.ts";
 import { openArchiveSink } from "../../../bundles/oci/archive-sink.ts";
-import { findCredential } from "../../../bundles/oci/credentials.ts";
 import { isDigest, type Digest } from "../../../bundles/oci/digest.ts";
 import { layoutSource, type LayoutSource } from "../../../bundles/oci/layout.ts";
 import { openLayoutSink } from "../../../bundles/oci/layout-sink.ts";
 import { formatReference, parseReference, type Reference } from "../../../bundles/oci/reference.ts";
-import { openRegistry, type RegistryOptions } from "../../../bundles/oci/registry.ts";
 import { openRegistrySink } from "../../../bundles/oci/registry-sink.ts";
 import type { ImageName, Sink } from "../../../bundles/oci/sink.ts";
 import type { Source } from "../../../bundles/oci/source.ts";
+import {
+  openRepository,
+  parseMirrors,
+  registryOptionsOf,
+  type RegistryAccess,
+} from "../../../bundles/registry-settings.ts";
 import { AgentError } from "../../driver/errors.ts";
 import type { Given, Options } from "../command.ts";
 import { withCache, type cacheOption } from "./cache.ts";
@@ -26,6 +29,18 @@ export const registryOptions = {
     group,
   },
   "registry-ca": { type: "string", value: "FILE", help: "PEM file of a certificate authority to trust as well", group },
+} as const satisfies Options;
+
+/** For commands that read from registries. */
+export const sourceOptions = {
+  ...registryOptions,
+  mirror: {
+    type: "string",
+    value: "NAME=MIRROR",
+    multiple: true,
+    help: "where else content is had, asked first, as mirrors in a flasher's config: quay.io=mirror.lab:5000/quay",
+    group,
+  },
 } as const satisfies Options;
 
 /** For the help of every command that takes a place. */
@@ -50,7 +65,7 @@ export interface CachedPlace {
   readonly digest: Digest;
 }
 
-export interface PlaceOptions extends Given<typeof registryOptions & Partial<typeof cacheOption>> {
+export interface PlaceOptions extends Given<typeof sourceOptions & Partial<typeof cacheOption>> {
   /** OCI_USERNAME and OCI_PASSWORD name no registry; of two, only the one that is written to gets them. */
   readonly withoutEnvironment?: boolean;
 }
@@ -157,7 +172,7 @@ export async function writingTo<T>(
 export async function openSource(place: Place, options: PlaceOptions): Promise<Source | LayoutSource> {
   if (place.kind === "archive") return await archiveSource(place.path, place.tag);
   if (place.kind === "oci-layout") return layoutSource(place);
-  return openRegistry(place, await registryAccess(place, options));
+  return await openRepository(place, registryAccess(place.host, options));
 }
 
 async function openSink(place: Place, options: PlaceOptions & { from?: Place | CachedPlace }): Promise<Sink> {
@@ -166,19 +181,18 @@ async function openSink(place: Place, options: PlaceOptions & { from?: Place | C
   const { from } = options;
   const isNear = from?.kind === "registry" && from.host === place.host && from.repository !== place.repository;
   return openRegistrySink(place, {
-    ...(await registryAccess(place, options)),
+    ...(await registryOptionsOf(place, registryAccess(place.host, options))),
     mountFrom: isNear ? from.repository : undefined,
   });
 }
 
-async function registryAccess(
-  { host, repository }: { host: string; repository: string },
-  options: PlaceOptions,
-): Promise<RegistryOptions> {
-  const authority = options["registry-ca"];
+function registryAccess(host: string, options: PlaceOptions): RegistryAccess {
   return {
     plainHttp: options["plain-http"] ?? [],
-    ca: authority === undefined ? undefined : await readFile(authority, "utf8"),
-    credential: await findCredential(host, repository, { useEnvironment: options.withoutEnvironment !== true }),
+    registryCa: options["registry-ca"],
+    environmentCredentialsFor: options.withoutEnvironment === true ? undefined : host,
+    mirrors: parseMirrors(options.mirror ?? []),
+    onMirrorFailure: (mirror, { message }) =>
+      process.stderr.write(`warning: the mirror ${mirror} is not used: ${message}\n`),
   };
 }

@@ -8,7 +8,7 @@ import {
   parseSource,
   placesNote,
   readingFrom,
-  registryOptions,
+  sourceOptions,
   writingTo,
 } from "./places.ts";
 
@@ -16,7 +16,7 @@ export const push = defineCommand({
   name: "bundle push",
   summary: "Copy a bundle from one place to another as it is, every byte checked.",
   words: { usage: "SOURCE DESTINATION", least: 2, most: 2 },
-  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...registryOptions },
+  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...sourceOptions },
   notes: `
 Both are a REF. The digest stays the same, and what the destination has is not sent again.
 ${placesNote}

@@ -4,7 +4,7 @@ import { signImage } from "../../../bundles/signature/sign.ts";
 import { AgentError } from "../../driver/errors.ts";
 import { defineCommand } from "../command.ts";
 import { interruptible } from "./interruptible.ts";
-import { formatPlace, parsePlace, placesNote, readingFrom, registryOptions, writingTo } from "./places.ts";
+import { formatPlace, parsePlace, placesNote, readingFrom, sourceOptions, writingTo } from "./places.ts";
 import { passphraseNote, passphraseOptions, readKeyPassphrase } from "./signing-key.ts";
 
 export const sign = defineCommand({
@@ -20,7 +20,7 @@ export const sign = defineCommand({
       help: "repository that the signature is made for (that of REF; of a layout none)",
     },
     json: { type: "boolean", help: "print one JSON object" },
-    ...registryOptions,
+    ...sourceOptions,
   },
   notes: `
 The signature goes beside the bundle, under a tag made of its digest (sha256-....sig). It says which digest was signed, and

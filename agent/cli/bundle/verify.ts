@@ -4,13 +4,13 @@ import { verifyImage, type Verdict } from "../../../bundles/oci/verify.ts";
 import { defineCommand } from "../command.ts";
 import { cacheOption, withCache } from "./cache.ts";
 import { interruptible } from "./interruptible.ts";
-import { parseSource, placesNote, readingFrom, registryOptions } from "./places.ts";
+import { parseSource, placesNote, readingFrom, sourceOptions } from "./places.ts";
 
 export const verify = defineCommand({
   name: "bundle verify",
   summary: "Read every byte of a bundle and compare it with its digests.",
   words: { usage: "REF", least: 1, most: 1 },
-  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...registryOptions },
+  options: { json: { type: "boolean", help: "print one JSON object" }, ...cacheOption, ...sourceOptions },
   notes: `
 Prints a line for each manifest and file, and names each digest that does not match. Exit code 1 if there is any.
 ${placesNote}`,
