@@ -331,6 +331,14 @@ test("the cache is listed, verified, carried away by digest, and pruned", async 
   assert.equal((await bundle(t, ["export", word, join(out, "b.tar"), ...cache])).code, 1);
   assert.equal(existsSync(join(out, "b.tar")), false);
 
+  assert.deepEqual(await json(t, ["pin", name, ...cache]), { reference: name, digest, isPinned: true });
+  assert.match((await bundle(t, ["list", ...cache])).out, /, used 0 min ago, pinned\n/);
+  assert.deepEqual((await json(t, ["prune", ...cache]))["removed"], []);
+  assert.equal((await bundle(t, ["unpin", word, ...cache])).out, `unpinned ${word}\n`);
+  const notHere = await bundle(t, ["pin", "registry.example.com/boards/a:v2", ...cache]);
+  assert.equal(notHere.code, 1);
+  assert.match(notHere.err, /boards\/a:v2 is not in the bundle cache\nHint: jmp-agent bundle pull/);
+  assert.equal((await bundle(t, ["unpin", `sha256:${"0".repeat(64)}`, ...cache])).code, 1);
   assert.deepEqual((await json(t, ["prune", "--unused", "1", ...cache]))["removed"], []);
   assert.deepEqual((await json(t, ["prune", "--keep", "1GiB", ...cache]))["removed"], []);
   assert.equal((await bundle(t, ["prune", "--keep", "lots", ...cache])).code, 2);

@@ -36,6 +36,14 @@ export const bundle: CommandGroup = {
       summary: "Show the bundles in this host's cache",
       load: async () => (await import("./list.ts")).list,
     },
+    pin: {
+      summary: "Keep a bundle in this host's cache, whatever its limit",
+      load: async () => (await import("./pin.ts")).pin,
+    },
+    unpin: {
+      summary: "Let a bundle leave this host's cache again",
+      load: async () => (await import("./pin.ts")).unpin,
+    },
     prune: {
       summary: "Remove bundles from this host's cache",
       load: async () => (await import("./prune.ts")).prune,

@@ -14,7 +14,7 @@ export const prune = defineCommand({
     ...cacheOption,
   },
   notes: `
-The bundles not used for longest go first. What an exporter of this host uses stays, whatever is asked.`,
+The bundles not used for longest go first. What an exporter of this host uses and what is pinned stays, whatever is asked.`,
 
   async run(options) {
     const untilBytes = options.keep === undefined ? 0 : parseBytes(options.keep);
