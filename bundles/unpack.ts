@@ -1,6 +1,7 @@
 import { link, mkdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { addAbortSignal, type Readable } from "node:stream";
+import type { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import { AgentError } from "../agent/driver/errors.ts";
 import { decoded } from "../agent/stream/codecs.ts";
 import { writeHashedFile, writeNewFile, type BundleFile } from "./files.ts";
@@ -51,23 +52,20 @@ export class Unpacker {
   /** A layer that is a tar archive, packed or not. Its files replace those of earlier layers. */
   async archive(layer: Layer, content: Readable, name: string, signal: AbortSignal): Promise<void> {
     const limit = Math.min(this.#mostBytes, Math.max(alwaysUnpackedBytes, layer.size * mostGrowth));
-    const entries = async (archive: AsyncIterable<Buffer>) => {
+    const unpack = async (archive: AsyncIterable<Buffer>) => {
       for await (const entry of readTar(limited(archive, limit, name), name)) {
         const path = layer.path === "" ? entry.path : `${layer.path}/${entry.path}`;
         if (entry.kind === "directory") await this.#makeDirectory(path, path);
         else this.#add(path, await writeHashedFile(await this.#place(path), entry.content, signal));
       }
     };
-    // Not a pipeline: that would report the decoder that is stopped, not what stopped it.
-    const plain = addAbortSignal(signal, decoded(content, layer.encoding)).on("error", () => {});
     try {
-      await entries(plain);
+      await pipeline(decoded(content, layer.encoding), unpack, { signal });
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof AgentError) || error.code !== "E_ENCODING") throw error;
       throw new AgentError("E_INVALID", `${name} is not ${layer.encoding}, or damaged`, { cause: error });
     } finally {
-      plain.destroy();
       content.destroy();
     }
   }

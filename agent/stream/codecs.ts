@@ -83,11 +83,14 @@ function createDecoder(encoding: ContentEncoding): Duplex {
   const decoder = make({ chunkSize });
   // zlib's own words ("incorrect header check") do not say what was being read; its numbers are not those of the system.
   mapErrors(decoder, (error) =>
-    error instanceof AgentError
-      ? error
-      : new AgentError("E_ENCODING", `${encoding}: ${error.message}`, { cause: error }),
+    isOfZlib(error) ? new AgentError("E_ENCODING", `${encoding}: ${error.message}`, { cause: error }) : error,
   );
   return decoder;
+}
+
+/** Everything else is why somebody ended the stream: an abort, or what its source failed with. */
+function isOfZlib(error: Error): boolean {
+  return "code" in error && /^(Z|ZSTD)_/.test(String(error.code));
 }
 
 function createEncoder(encoding: ContentEncoding): Duplex {

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
-import { PassThrough, Readable, Writable } from "node:stream";
+import { addAbortSignal, PassThrough, Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { test } from "node:test";
 import { buffer } from "node:stream/consumers";
 import { deflateSync, gzipSync } from "node:zlib";
+import { AgentError } from "../../../agent/driver/errors.ts";
 import { contentEncodings } from "../../../agent/driver/resource.ts";
 import { decoded, encoded, supportsEncoding } from "../../../agent/stream/codecs.ts";
 import { eventually, pattern } from "../../sim/rig.ts";
@@ -72,6 +73,32 @@ for (const encoding of contentEncodings) {
     half.write(run(programs[encoding], ["-c"], plain).subarray(0, 100));
     half.destroy();
     await assert.rejects(read, { code: "E_CONNECTION" });
+    await eventually("no child is left", () => children() === 0);
+  });
+}
+
+for (const encoding of contentEncodings) {
+  test(`${encoding} that is given up says why, and is not called damaged`, async () => {
+    const start = run(programs[encoding], ["-c"], plain).subarray(0, 100);
+    const reason = new Error("enough");
+    const controller = new AbortController();
+    const aborted = addAbortSignal(controller.signal, decoded(new PassThrough(), encoding));
+    const read = buffer(aborted);
+    controller.abort(reason);
+    await assert.rejects(read, (error: Error) => error.name === "AbortError" && error.cause === reason);
+
+    const source = new PassThrough().on("error", () => {});
+    const broken = buffer(decoded(source, encoding));
+    source.write(start);
+    const failure = Object.assign(new Error("read ECONNRESET"), { code: "ECONNRESET", errno: -104, syscall: "read" });
+    source.destroy(failure);
+    await assert.rejects(broken, (error) => error === failure);
+
+    const coded = new PassThrough().on("error", () => {});
+    const refused = buffer(decoded(coded, encoding));
+    const digest = new AgentError("E_DIGEST", "not what its digest says");
+    coded.destroy(digest);
+    await assert.rejects(refused, (error) => error === digest);
     await eventually("no child is left", () => children() === 0);
   });
 }
