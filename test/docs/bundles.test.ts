@@ -22,13 +22,15 @@ test(`the commands of ${page}`, { skip: noRealRegistry }, async (t) => {
   }
   const text = await readFile(page, "utf8");
   const commands = [...text.matchAll(/^\$ jmp-agent (.*)$/gm)].map(([, words = ""]) => words);
-  assert.ok(commands.length >= 11);
+  assert.ok(commands.length >= 16);
   const env = { ...process.env, HOME: home, XDG_RUNTIME_DIR: home, XDG_CONFIG_HOME: home };
-  const takesRegistry = /^bundle (build|push|pull|verify|inspect|export) /;
+  const takesRegistry = /^bundle (build|push|pull|verify|inspect|export|sign) /;
   for (const command of commands) {
     const here = command.replaceAll("registry.example.com", host).replaceAll("/media/usb", join(home, "usb"));
     const words = here.split(" ").concat(takesRegistry.test(here) ? ["--plain-http", host] : []);
-    const cache = /^bundle (pull|import|list|prune) /.test(`${here} `) ? ["--cache-dir", join(home, "cache")] : [];
+    const cache = /^bundle (pull|import|list|pin|unpin|prune) /.test(`${here} `)
+      ? ["--cache-dir", join(home, "cache")]
+      : [];
     const ran = execute(process.execPath, [resolve("dist/jmp-agent.js"), ...words, ...cache], {
       cwd: home,
       env,
