@@ -77,6 +77,15 @@ test("without the registry the mirror does, without the mirror the registry", as
   assert.deepEqual(second.failures, [`${second.mirror.host} E_CONNECTION`]);
 });
 
+test("a tag that the registry has not, or refuses, is not the mirror's to give", async (t) => {
+  const { registry, mirror, pull, asked } = await lab(t);
+  registry.manifests.clear();
+  await assert.rejects(pull(), { code: "E_INVALID" });
+  registry.answer = (_request, response) => response.writeHead(403).end() !== null;
+  await assert.rejects(pull(), { code: "E_INVALID" });
+  assert.deepEqual(asked(mirror), []);
+});
+
 test("a mirror that has not got it, lies or breaks off is passed over", async (t) => {
   const { mirror, digest, failures, pull } = await lab(t);
   mirror.blobs.clear();
