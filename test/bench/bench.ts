@@ -3,7 +3,7 @@
 // The measures `http`, `tftp`, `serial` and `storage` are of their own:
 //   npm run bench -- http                                       (beside nginx)
 //   npm run bench -- serial                                     (8 consoles at 3 Mbaud, recorded)
-//   npm run bench -- storage                                    (beside dd and bmaptool, on loop devices; as root)
+//   npm run bench -- storage [--on memory,file,throttled]       (beside dd and bmaptool, on loop devices; as root)
 //   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -58,7 +58,9 @@ if (isWanted("http")) await httpBench({ rounds, fileMiB: values.quick ? 64 : 256
 
 if (isWanted("serial")) await serialBench({ seconds: values.quick ? 5 : 60 });
 
-if (isWanted("storage")) await storageBench({ rounds, sizeMiB: values.quick ? 96 : 1024 });
+if (isWanted("storage")) {
+  await storageBench({ rounds, sizeMiB: values.quick ? 96 : 1024, on: values.on?.split(",") });
+}
 
 if (isWanted("tftp")) {
   const all = values.quick ? quickTftpBench : fullTftpBench;

@@ -10,8 +10,10 @@ export const windowBytes = 4 * cellBytes;
 export interface Cell {
   /** Positions on the disk, in ascending order, apart from each other. */
   readonly parts: readonly ByteRange[];
-  /** CRC-32 of the parts, one after the other. */
+  /** CRC-32 of the parts, one after the other; 0 where nothing is to be remembered. */
   readonly checksum: number;
+  /** SHA-256 of all that was written up to the end of this cell, in hex. */
+  readonly writtenUntil: string;
   /** It was on the disk already: read back and compared byte for byte. */
   readonly isUnchanged: boolean;
 }

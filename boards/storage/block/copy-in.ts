@@ -13,68 +13,89 @@ export interface Copied {
   readonly cells: readonly Cell[];
   /** SHA-256 of all parts, one after the other, in hex. */
   readonly sha256: string;
-  /** The same of those that were written. */
-  readonly writtenSha256: string;
 }
 
 export interface CopyOptions {
   /** What may be on the disk already. */
   readonly recalled: BlockChecksums | undefined;
-  /** Called after each window, before the next one is written. @param reached how far in the image */
+  /** The cells get checksums, to be remembered. */
+  readonly withChecksums: boolean;
+  /** Called after each window, in the order of the image. @param reached how far in the image */
   readonly onWindow: (writtenBytes: number, reached: number) => Promise<void>;
 }
 
+/** One is filled, and two are digested and written. */
+const windowsInUse = 3;
+
 /**
- * Puts an image on a disk, window by window: while one is filled from the image, the one before it is written and digested. When it has
+ * Puts an image on a disk, window by window: while one is filled from the image, those before it are written and digested. When it has
  * thrown, nothing is under way any more.
  */
-export async function copyIn(image: OpenImage, disk: OpenDisk, { recalled, onWindow }: CopyOptions): Promise<Copied> {
+export async function copyIn(
+  image: OpenImage,
+  disk: OpenDisk,
+  { recalled, withChecksums, onWindow }: CopyOptions,
+): Promise<Copied> {
   const cells: Cell[] = [];
-  const all = new Digests();
-  const written = recalled === undefined ? all : new Digests();
+  const all = new Digests({ withChecksums });
+  const written = recalled === undefined ? all : new Digests({ withChecksums: false });
   const held = recalled === undefined ? undefined : new Window(disk);
-  let [filling, spare] = [new Window(disk), new Window(disk)];
-  let inFlight: Promise<void> = Promise.resolve();
 
-  const put = async (window: Window): Promise<void> => {
+  /** @param before the window before this one */
+  const put = async (window: Window, before: Promise<void>): Promise<void> => {
     const groups = byCells(window.parts);
     const digesting = all.update(window.memory, groups);
     // Awaited below, also when the disk fails meanwhile.
     digesting.catch(() => {});
     const unchanged = new Set<readonly Part[]>();
     if (recalled !== undefined && held !== undefined) {
-      const checksums = await digesting;
+      // In turn: what is held has one place only.
+      await before;
+      const digested = await digesting;
       const likely = groups.filter((parts, index) => {
         const number = Math.floor((window.base + (parts[0]?.start ?? 0)) / cellBytes);
         const known = recalled.checksums[number] ?? 0;
-        return known !== 0 && known === checksums[index];
+        return known !== 0 && known === digested[index]?.checksum;
       });
       for (const parts of await equalOn(disk, window, likely, held)) unchanged.add(parts);
     }
     const changed = groups.filter((parts) => !unchanged.has(parts));
-    const [checksums] = await Promise.all([
+    const work = [
+      before,
       digesting,
+      written === all ? digesting : written.update(window.memory, changed),
       window.write(disk, changed.flat()),
-      written === all ? undefined : written.update(window.memory, changed),
-    ]);
+    ] as const;
+    await Promise.allSettled(work);
+    const [, digested, digestedOfChanged] = await Promise.all(work);
+    const writtenUntil = new Map(changed.map((parts, index) => [parts, digestedOfChanged[index]?.until]));
     for (const [index, parts] of groups.entries()) {
       cells.push({
         parts: parts.map(({ start, end }) => ({ start: window.base + start, end: window.base + end })),
-        checksum: checksums[index] ?? 0,
+        checksum: digested[index]?.checksum ?? 0,
+        writtenUntil: writtenUntil.get(parts) ?? cells.at(-1)?.writtenUntil ?? "",
         isUnchanged: unchanged.has(parts),
       });
     }
     const bytes = changed.flat().reduce((sum, { start, end }) => sum + end - start, 0);
     await onWindow(bytes, window.base + (window.parts.at(-1)?.end ?? 0));
   };
+
+  /** Each waits for the one before it. */
+  let last = Promise.resolve();
+  let filling = new Window(disk);
+  const others = Array.from({ length: windowsInUse - 1 }, () => ({ window: new Window(disk), isFree: last }));
   const flush = async (): Promise<void> => {
     const end = filling.base + (filling.parts.at(-1)?.end ?? 0);
     if (disk.sizeBytes !== undefined && end > disk.sizeBytes) throw tooLarge(disk.name, undefined, disk.sizeBytes);
-    await inFlight;
-    inFlight = put(filling);
+    last = put(filling, last);
     // Whoever comes next awaits it; until then a failure must not count as unhandled.
-    inFlight.catch(() => {});
-    [filling, spare] = [spare, filling];
+    last.catch(() => {});
+    others.push({ window: filling, isFree: last });
+    const next = others.shift();
+    if (next === undefined) return;
+    await next.isFree;
+    filling = next.window;
     filling.moveTo(0);
   };
 
@@ -90,11 +111,10 @@ export async function copyIn(image: OpenImage, disk: OpenDisk, { recalled, onWin
       }
     }
     if (filling.parts.length > 0) await flush();
-    await inFlight;
-    const sha256 = await all.sha256();
-    return { cells, sha256, writtenSha256: written === all ? sha256 : await written.sha256() };
+    await last;
+    return { cells, sha256: await all.sha256() };
   } finally {
-    await inFlight.catch(() => {});
+    await last.catch(() => {});
     await Promise.all([all.close(), written.close()]);
   }
 }

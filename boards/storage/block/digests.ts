@@ -6,19 +6,31 @@ export interface Part {
   readonly end: number;
 }
 
+/** What is known of a group of parts. */
+export interface Digested {
+  /** SHA-256 of all parts up to the end of this group, in hex: two that are equal vouch for everything until there. */
+  readonly until: string;
+  /** CRC-32 of the group's own parts, one after the other; 0 where it was not asked for. */
+  readonly checksum: number;
+}
+
 /** Plain text, so that it runs from wherever the agent was built to. */
 const program = `
-const { parentPort } = require("node:worker_threads");
+const { parentPort, workerData } = require("node:worker_threads");
 const { createHash } = require("node:crypto");
 const { crc32 } = require("node:zlib");
 const whole = createHash("sha256");
 parentPort.on("message", (request) => {
   if (request === null) return parentPort.postMessage(whole.digest("hex"));
-  parentPort.postMessage(request.groups.map((parts) => parts.reduce((checksum, { start, end }) => {
-    const part = Buffer.from(request.memory, start, end - start);
-    whole.update(part);
-    return crc32(part, checksum);
-  }, 0)));
+  parentPort.postMessage(request.groups.map((parts) => {
+    let checksum = 0;
+    for (const { start, end } of parts) {
+      const part = Buffer.from(request.memory, start, end - start);
+      whole.update(part);
+      if (workerData.withChecksums) checksum = crc32(part, checksum);
+    }
+    return { until: whole.copy().digest("hex"), checksum };
+  }));
 });
 `;
 
@@ -32,11 +44,13 @@ interface Waiting {
  * Whoever makes one closes it.
  */
 export class Digests {
-  readonly #worker = new Worker(program, { eval: true, execArgv: [], env: {} });
+  readonly #worker: Worker;
   readonly #waiting: Waiting[] = [];
   #broken: Error | undefined;
 
-  constructor() {
+  /** @param withChecksums also of each group by itself: half as much work again */
+  constructor({ withChecksums }: { readonly withChecksums: boolean }) {
+    this.#worker = new Worker(program, { eval: true, execArgv: [], env: {}, workerData: { withChecksums } });
     this.#worker.on("message", (answer) => this.#waiting.shift()?.resolve(answer));
     this.#worker.on("error", (error: Error) => {
       this.#broken = error;
@@ -47,12 +61,12 @@ export class Digests {
   /**
    * Takes the parts into the whole, one after the other.
    * @param memory shared, and left as it is until then
-   * @returns the CRC-32 of each group of parts
+   * @returns one for each group of parts
    */
-  update(memory: Buffer, groups: readonly (readonly Part[])[]): Promise<number[]> {
+  update(memory: Buffer, groups: readonly (readonly Part[])[]): Promise<Digested[]> {
     const shift = memory.byteOffset;
     const moved = groups.map((parts) => parts.map(({ start, end }) => ({ start: start + shift, end: end + shift })));
-    return this.#ask({ memory: memory.buffer, groups: moved }) as Promise<number[]>;
+    return this.#ask({ memory: memory.buffer, groups: moved }) as Promise<Digested[]>;
   }
 
   /** SHA-256 of all parts, in hex. Nothing can be added any more. */

@@ -1,6 +1,5 @@
 import { AgentError } from "../../../agent/driver/errors.ts";
-import { boundsOf, windowBytes, type Cell } from "./cells.ts";
-import type { Copied } from "./copy-in.ts";
+import { boundsOf, bytesOf, windowBytes, type Cell } from "./cells.ts";
 import { Digests } from "./digests.ts";
 import type { OpenDisk } from "./disk.ts";
 import { Window } from "./window.ts";
@@ -14,57 +13,60 @@ export interface CompareOptions {
   readonly onCompared: (bytes: number) => void;
 }
 
+/** One is digested, and two are read: a disk that waits for the next request is not read at its speed. */
+const windowsInUse = 3;
+
 /**
- * Reads back what was written, from the medium and not from memory. What was found unchanged has been read back already.
+ * Reads back what was written, from the medium and not from memory: SHA-256 is the same up to the end of each cell.
+ * @param cells those that were written, in the order in which they were digested
  * @throws AgentError E_DIGEST naming the first range that differs
  */
 export async function compareWithMedium(
   disk: OpenDisk,
-  { cells, writtenSha256 }: Pick<Copied, "cells" | "writtenSha256">,
+  cells: readonly Cell[],
   { signal, onCompared }: CompareOptions,
 ): Promise<void> {
   if (!disk.isDirect) await disk.calls.forget(disk.file.fd);
-  const windows = byWindows(cells.filter(({ isUnchanged }) => !isUnchanged));
-  const digests = new Digests();
-  let [reading, spare] = [new Window(disk), new Window(disk)];
-  let comparing: Promise<void> = Promise.resolve();
+  const digests = new Digests({ withChecksums: false });
   let bytes = 0;
+
+  /** @param before the comparison of the cells before these */
+  const compare = async (window: Window, expected: readonly Cell[], before: Promise<void>): Promise<void> => {
+    const base = windowOf(expected[0]);
+    window.moveTo(base);
+    const groups = expected.map(({ parts }) =>
+      parts.map(({ start, end }) => ({ start: start - base, end: end - base })),
+    );
+    const reading = window.read(disk, groups.flat(), gapBytes);
+    await Promise.allSettled([before, reading]);
+    await before;
+    const read = await reading;
+    const digested = await digests.update(window.memory, groups);
+    for (const [index, cell] of expected.entries()) {
+      const isRead = groups[index]?.every(({ start, end }) => read.some((run) => run.start <= start && run.end >= end));
+      if (isRead !== true || digested[index]?.until !== cell.writtenUntil) throw differs(disk, boundsOf(cell));
+    }
+    bytes += bytesOf(expected);
+    onCompared(bytes);
+  };
+
+  /** Each waits for the one before it. */
+  let last = Promise.resolve();
+  const places = Array.from({ length: windowsInUse }, () => ({ window: new Window(disk), isFree: last }));
   try {
-    for (const window of windows) {
+    for (const [index, expected] of byWindows(cells).entries()) {
       signal.throwIfAborted();
-      const base = windowOf(window[0]);
-      const groups = window.map(({ parts }) =>
-        parts.map(({ start, end }) => ({ start: start - base, end: end - base })),
-      );
-      reading.moveTo(base);
-      const read = await reading.read(disk, groups.flat(), gapBytes);
-      await comparing;
-      const { memory } = reading;
-      const compare = async (): Promise<void> => {
-        const checksums = await digests.update(memory, groups);
-        for (const [index, cell] of window.entries()) {
-          const isRead = groups[index]?.every(({ start, end }) =>
-            read.some((run) => run.start <= start && run.end >= end),
-          );
-          if (isRead !== true || checksums[index] !== cell.checksum) throw differs(disk, boundsOf(cell));
-        }
-        bytes += groups.flat().reduce((sum, { start, end }) => sum + end - start, 0);
-        onCompared(bytes);
-      };
-      comparing = compare();
-      // Awaited one round later.
-      comparing.catch(() => {});
-      [reading, spare] = [spare, reading];
+      const place = places[index % windowsInUse];
+      if (place === undefined) continue;
+      await place.isFree;
+      last = compare(place.window, expected, last);
+      // Awaited later.
+      last.catch(() => {});
+      place.isFree = last;
     }
-    await comparing;
-    if ((await digests.sha256()) !== writtenSha256) {
-      throw differs(disk, {
-        start: boundsOf(windows[0]?.[0] ?? { parts: [] }).start,
-        end: boundsOf(windows.at(-1)?.at(-1) ?? { parts: [] }).end,
-      });
-    }
+    await last;
   } finally {
-    await comparing.catch(() => {});
+    await last.catch(() => {});
     await digests.close();
   }
 }

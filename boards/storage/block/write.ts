@@ -128,7 +128,7 @@ export async function writeImage(
       log.info(`reading back storage device ${disk.name}`);
       const total = bytesOf(changed);
       meter.tell("verify", 0, total);
-      await compareWithMedium(disk, copied, { signal, onCompared: (done) => meter.tell("verify", done, total) });
+      await compareWithMedium(disk, changed, { signal, onCompared: (done) => meter.tell("verify", done, total) });
     }
     const verify = clock();
     await remembered?.remember(mediumKey ?? "", checksumsOf(copied.cells));
@@ -220,7 +220,7 @@ async function transfer(
           toLog += logEveryBytes;
         }
       };
-      const copied = await copyIn(image, disk, { recalled, onWindow });
+      const copied = await copyIn(image, disk, { recalled, withChecksums: options.remembered !== undefined, onWindow });
       await setLength(disk, image.bytes());
       return { image, given: { bytes: given.bytes(), sha256: given.sha256() ?? copied.sha256 }, copied };
     } finally {

@@ -35,11 +35,18 @@ interface Contest {
   readonly theirs: string;
 }
 
+interface StorageBenchOptions {
+  readonly rounds: number;
+  readonly sizeMiB: number;
+  /** Names of disks; all if it is missing. */
+  readonly on: readonly string[] | undefined;
+}
+
 /**
  * Images written to disks: the block writer beside dd, its usual pipelines and bmaptool, in alternating rounds. Times are those of the work: of
  * writeImage, as an agent runs already, and of the whole program for the others, which start in milliseconds.
  */
-export async function storageBench({ rounds, sizeMiB }: { rounds: number; sizeMiB: number }): Promise<void> {
+export async function storageBench({ rounds, sizeMiB, on }: StorageBenchOptions): Promise<void> {
   await new Cleanup().during(async (life) => {
     const folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "jmp-bench-images-"));
     life.after(() => rmSync(folder, { recursive: true, force: true }));
@@ -83,6 +90,7 @@ export async function storageBench({ rounds, sizeMiB }: { rounds: number; sizeMi
       return report;
     };
     for (const disk of benchDisks(life, sizeMiB * mebi)) {
+      if (on !== undefined && !on.includes(disk.name)) continue;
       const rate = (seconds: number) => (sizeMiB * mebi) / 1e6 / seconds;
       const row = (what: string, ours: number[], beside: string, theirs: number[]) => {
         const [us, them] = [median(ours), median(theirs)];
