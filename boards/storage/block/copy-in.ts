@@ -6,6 +6,7 @@ import type { OpenDisk } from "./disk.ts";
 import { tooLarge } from "./protection.ts";
 import type { BlockChecksums } from "./remembered.ts";
 import { Window } from "./window.ts";
+import { WindowRing } from "./window-ring.ts";
 
 /** What an image has put on a disk. */
 export interface Copied {
@@ -23,9 +24,6 @@ export interface CopyOptions {
   /** Called after each window, in the order of the image. @param reached how far in the image */
   readonly onWindow: (writtenBytes: number, reached: number) => Promise<void>;
 }
-
-/** One is filled, and two are digested and written. */
-const windowsInUse = 3;
 
 /**
  * Puts an image on a disk, window by window: while one is filled from the image, those before it are written and digested. When it has
@@ -81,21 +79,14 @@ export async function copyIn(
     await onWindow(bytes, window.base + (window.parts.at(-1)?.end ?? 0));
   };
 
-  /** Each waits for the one before it. */
-  let last = Promise.resolve();
-  let filling = new Window(disk);
-  const others = Array.from({ length: windowsInUse - 1 }, () => ({ window: new Window(disk), isFree: last }));
+  const ring = new WindowRing(disk);
+  let filling = await ring.take();
   const flush = async (): Promise<void> => {
-    const end = filling.base + (filling.parts.at(-1)?.end ?? 0);
+    const full = filling;
+    const end = full.base + (full.parts.at(-1)?.end ?? 0);
     if (disk.sizeBytes !== undefined && end > disk.sizeBytes) throw tooLarge(disk.name, undefined, disk.sizeBytes);
-    last = put(filling, last);
-    // Whoever comes next awaits it; until then a failure must not count as unhandled.
-    last.catch(() => {});
-    others.push({ window: filling, isFree: last });
-    const next = others.shift();
-    if (next === undefined) return;
-    await next.isFree;
-    filling = next.window;
+    ring.begin(full, (before) => put(full, before));
+    filling = await ring.take();
     filling.moveTo(0);
   };
 
@@ -111,10 +102,10 @@ export async function copyIn(
       }
     }
     if (filling.parts.length > 0) await flush();
-    await last;
+    await ring.end();
     return { cells, sha256: await all.sha256() };
   } finally {
-    await last.catch(() => {});
+    await ring.end().catch(() => {});
     await Promise.all([all.close(), written.close()]);
   }
 }

@@ -2,7 +2,8 @@ import { AgentError } from "../../../agent/driver/errors.ts";
 import { boundsOf, bytesOf, windowBytes, type Cell } from "./cells.ts";
 import { Digests } from "./digests.ts";
 import type { OpenDisk } from "./disk.ts";
-import { Window } from "./window.ts";
+import type { Window } from "./window.ts";
+import { WindowRing } from "./window-ring.ts";
 
 /** Holes of a file system that are read with what is around them: another request would take longer. */
 const gapBytes = 128 * 1024;
@@ -12,9 +13,6 @@ export interface CompareOptions {
   /** @param bytes read back and found right */
   readonly onCompared: (bytes: number) => void;
 }
-
-/** One is digested, and two are read: a disk that waits for the next request is not read at its speed. */
-const windowsInUse = 3;
 
 /**
  * Reads back what was written, from the medium and not from memory: SHA-256 is the same up to the end of each cell.
@@ -50,23 +48,16 @@ export async function compareWithMedium(
     onCompared(bytes);
   };
 
-  /** Each waits for the one before it. */
-  let last = Promise.resolve();
-  const places = Array.from({ length: windowsInUse }, () => ({ window: new Window(disk), isFree: last }));
+  const ring = new WindowRing(disk);
   try {
-    for (const [index, expected] of byWindows(cells).entries()) {
+    for (const expected of byWindows(cells)) {
       signal.throwIfAborted();
-      const place = places[index % windowsInUse];
-      if (place === undefined) continue;
-      await place.isFree;
-      last = compare(place.window, expected, last);
-      // Awaited later.
-      last.catch(() => {});
-      place.isFree = last;
+      const window = await ring.take();
+      ring.begin(window, (before) => compare(window, expected, before));
     }
-    await last;
+    await ring.end();
   } finally {
-    await last.catch(() => {});
+    await ring.end().catch(() => {});
     await digests.close();
   }
 }

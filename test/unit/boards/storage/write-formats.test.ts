@@ -220,6 +220,30 @@ for (const direct of [true, false]) {
   );
 }
 
+test("of what was written between unchanged blocks, the first range that differs is told", { skip }, async (t) => {
+  const { remembered } = remembering(t);
+  const image = randomBytes(20 * mebi);
+  const changed = Buffer.from(image);
+  for (const cell of [1, 9, 17]) changed.fill(1, cell * mebi, cell * mebi + 5);
+  for (const [bad, first] of [
+    [[17], 17],
+    [[17, 9], 9],
+  ] as const) {
+    const { path, backing } = loopDisk(t, { sizeBytes: 32 * mebi });
+    await write(path, image, { remembered });
+    const flip = ({ phase, bytes }: { phase: string; bytes: number }) => {
+      if (phase !== "verify" || bytes > 0) return;
+      for (const cell of bad) setBytes(backing, cell * mebi + 3, Buffer.from([2]));
+    };
+    await assert.rejects(write(path, changed, { remembered }, { onProgress: flip }), {
+      code: "E_DIGEST",
+      message: new RegExp(`bytes ${first * mebi} to ${(first + 1) * mebi - 1} differ`),
+    });
+    // Nothing is known of a medium that was found wrong.
+    assert.deepEqual((await write(path, changed, { remembered })).unchanged, []);
+  }
+});
+
 test("unchanged blocks of images with holes and block maps", { skip }, async (t) => {
   const { remembered } = remembering(t);
   const { path } = loopDisk(t);
