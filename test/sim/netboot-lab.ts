@@ -7,7 +7,17 @@ import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { stringify } from "yaml";
 import { scratch } from "./agent.ts";
-import { boardAddress, hostAddress, startNetwork, tapName, type NetworkOptions } from "./network-namespace.ts";
+import { startDhcp } from "./lan.ts";
+import {
+  boardAddress,
+  gatewayOf,
+  hostAddress,
+  networkOf,
+  startNetwork,
+  tapOf,
+  type NetworkNamespace,
+  type NetworkOptions,
+} from "./network-namespace.ts";
 
 const programs = ["qemu-system-aarch64", "docker-registry", "ip", "nft", "unshare", "nsenter", "setpriv", "mke2fs"];
 const firmware = "/usr/lib/u-boot/qemu_arm64/u-boot.bin";
@@ -40,13 +50,20 @@ export function makeBundle(directory: string): { bundle: string; bootDisk: strin
   return { bundle, bootDisk };
 }
 
-/** A bench with a virtual board, a registry that holds its bundle, and a network of its own. */
-export interface Lab {
-  readonly directory: string;
+export interface LabBoard {
+  /** Of its exporter. */
+  readonly name: string;
   /** The exporter's configuration. */
   readonly config: string;
   /** The board's disk, as seen from outside. */
   readonly disk: string;
+}
+
+/** A bench with a virtual board or several, a registry that holds their bundle, and a network of its own. */
+export interface Lab extends LabBoard {
+  readonly directory: string;
+  /** All of them, if there are several: each on a tap of its own, all behind the same boot servers and cache. */
+  readonly boards: readonly LabBoard[];
   /** Starts jmp-agent on the bench's host. */
   agent(...words: string[]): AgentRun;
   /** Starts `jmp-agent run`. @returns its unix socket, which answers */
@@ -75,15 +92,22 @@ export async function startLab(t: TestContext, bundle: string, network: NetworkO
   );
   registry.unref();
   await namespace.run(process.execPath, ["--import", "tsx", "scripts/bundle/push.mjs", bundle, bundleName]);
-  if (network.kind === "tap") {
-    const dhcp = namespace.spawn(process.execPath, ["test/sim/dhcp-server.mjs", hostAddress.tap, boardAddress], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    await once(dhcp.stdout as NonNullable<typeof dhcp.stdout>, "data");
+  if (network.kind === "tap") await startDhcpFor(t, namespace, network);
+  const count = network.boards ?? 1;
+  const boards: LabBoard[] = [];
+  for (let index = 0; index < count; index += 1) {
+    const name = count === 1 ? "lab" : `lab-${index}`;
+    const at = count === 1 ? directory : join(directory, name);
+    const board = { name, config: join(directory, `${name}.yaml`), disk: join(at, "disk.img") };
+    await writeFile(
+      board.config,
+      stringify(exporterConfig({ ...board, index, directory: at, cache: join(directory, "cache"), network })),
+    );
+    boards.push(board);
   }
-  const disk = join(directory, "disk.img");
-  const config = join(directory, "exporter.yaml");
-  await writeFile(config, stringify(exporterConfig(directory, disk, network.kind)));
+  const [board] = boards;
+  if (board === undefined) throw new Error("no board");
+  const { config } = board;
 
   const agent = (...words: string[]): AgentRun => {
     const child = namespace.spawn(process.execPath, ["--import", "tsx", "agent/cli/jmp-agent.ts", ...words], {
@@ -100,7 +124,7 @@ export async function startLab(t: TestContext, bundle: string, network: NetworkO
     }
     return { socketPath, agent: run };
   };
-  return { directory, config, disk, agent, serve };
+  return { ...board, boards, directory, agent, serve };
 }
 
 function agentRun(child: ChildProcess): AgentRun {
@@ -122,25 +146,55 @@ function agentRun(child: ChildProcess): AgentRun {
   };
 }
 
+/** Boards in several networks need a server for each that minds only its own. */
+async function startDhcpFor(
+  t: TestContext,
+  namespace: NetworkNamespace,
+  { boards = 1 }: NetworkOptions,
+): Promise<void> {
+  for (let index = 0; index < boards && boards > 1; index += 1) {
+    await startDhcp(t, namespace, { interface: tapOf(index), router: gatewayOf(index) });
+  }
+  if (boards > 1) return;
+  const dhcp = namespace.spawn(process.execPath, ["test/sim/dhcp-server.mjs", hostAddress.tap, boardAddress], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(dhcp.stdout as NonNullable<typeof dhcp.stdout>, "data");
+}
+
+interface BoardPlace extends LabBoard {
+  readonly index: number;
+  /** For what is only this board's. */
+  readonly directory: string;
+  /** Of the bundles. */
+  readonly cache: string;
+  readonly network: NetworkOptions;
+}
+
 /** An ordinary exporter: board, flasher with boot servers at the address that the board can reach. */
-function exporterConfig(directory: string, disk: string, kind: NetworkOptions["kind"]) {
-  const host = hostAddress[kind];
-  const sibling = (name: string) => ({ ref: `board.${name}` });
-  const server = (type: string, name: string) => ({ type, config: { root_dir: join(directory, name), host } });
+function exporterConfig({ name, index, directory, disk, cache, network }: BoardPlace) {
+  const host = hostAddress[network.kind];
+  // Behind ports that several exporters share, each board sees only the files of its own.
+  const own = (network.boards ?? 1) > 1 && { boards: networkOf(index) };
+  const sibling = (child: string) => ({ ref: `board.${child}` });
+  const server = (type: string, folder: string) => ({
+    type,
+    config: { root_dir: join(directory, folder), host, ...own },
+  });
   return {
     apiVersion: "jumpstarter.dev/v1alpha1",
     kind: "ExporterConfig",
-    metadata: { namespace: "default", name: "lab" },
+    metadata: { namespace: "default", name },
     export: {
       board: {
         type: "jumpstarter_agent.VirtualBoard",
-        config: { disk, disk_size: "96M", ...(kind === "tap" && { network: { tap: tapName } }) },
+        config: { disk, disk_size: "96M", ...(network.kind === "tap" && { network: { tap: tapOf(index) } }) },
       },
       power: sibling("power"),
       serial: sibling("serial"),
       flasher: {
         type: "jumpstarter_driver_flashers.driver.BaseFlasher",
-        config: { flasher_bundle: bundleName, plain_http: ["127.0.0.1:5000"], cache_dir: join(directory, "cache") },
+        config: { flasher_bundle: bundleName, plain_http: ["127.0.0.1:5000"], cache_dir: cache },
         children: {
           power: sibling("power"),
           serial: sibling("serial"),

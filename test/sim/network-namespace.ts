@@ -4,13 +4,20 @@ import type { TestContext } from "node:test";
 
 /** The address of the host as boards see it, by how they are connected. */
 export const hostAddress = { user: "10.99.0.1", tap: "10.77.0.1" } as const;
-export const tapName = "tap0";
+/** @param index of the board */
+export const tapOf = (index: number) => `tap${index}`;
+export const tapName = tapOf(0);
 /** What the board gets on the tap. */
 export const boardAddress = "10.77.0.2";
+/** The host's address on the tap of a board. @param index of the board */
+export const gatewayOf = (index: number) => `10.77.${index}.1`;
+export const networkOf = (index: number) => `10.77.${index}.0/24`;
 
 export interface NetworkOptions {
   /** user: QEMU's NAT, which reaches the host's loopback; tap: an Ethernet of their own. */
   readonly kind: "user" | "tap";
+  /** How many boards there are, each with a tap of its own; 1 without it. */
+  readonly boards?: number;
   /** Percentage of packets, each way, that get lost between the host and the board; on a tap only. */
   readonly lossPercent?: number;
 }
@@ -35,6 +42,13 @@ const hostOn = (device: string) => [
 ];
 
 const tapNetwork = [`ip tuntap add ${tapName} mode tap`, `ip link set ${tapName} up`, ...hostOn(tapName)];
+
+/** Beside the first tap; not on one Ethernet with it, as U-Boot gives all QEMU's boards the same MAC address. */
+const anotherTap = (index: number) => [
+  `ip tuntap add ${tapOf(index)} mode tap`,
+  `ip address add ${gatewayOf(index)}/24 dev ${tapOf(index)}`,
+  `ip link set ${tapOf(index)} up`,
+];
 
 /**
  * A wire between host and tap that loses single packets: what leaves many at a time (UDP segmentation offload) is cut
@@ -72,8 +86,9 @@ const untilWeDie = ["--pdeathsig", "KILL"];
 
 /** Needs root. */
 export async function startNetwork(t: Pick<TestContext, "after">, options: NetworkOptions): Promise<NetworkNamespace> {
-  const { kind, lossPercent = 0 } = options;
-  const tap = lossPercent > 0 ? lossyNetwork(lossPercent) : tapNetwork;
+  const { kind, lossPercent = 0, boards = 1 } = options;
+  const tap = lossPercent > 0 ? lossyNetwork(lossPercent) : [...tapNetwork];
+  for (let index = 1; index < boards; index += 1) tap.push(...anotherTap(index));
   return await newNamespace(t, kind === "tap" ? tap : userNetwork);
 }
 
