@@ -82,7 +82,13 @@ export interface AgentRun {
 
 const bundleName = "127.0.0.1:5000/lab/virtual-board:latest";
 
-export async function startLab(t: TestContext, bundle: string, network: NetworkOptions): Promise<Lab> {
+/** @param serial of the flasher; the board's own console without it */
+export async function startLab(
+  t: TestContext,
+  bundle: string,
+  network: NetworkOptions,
+  serial?: { type: string; config: object },
+): Promise<Lab> {
   const directory = scratch(t);
   const namespace = await startNetwork(t, network);
   const registry = namespace.spawn(
@@ -101,7 +107,7 @@ export async function startLab(t: TestContext, bundle: string, network: NetworkO
     const board = { name, config: join(directory, `${name}.yaml`), disk: join(at, "disk.img") };
     await writeFile(
       board.config,
-      stringify(exporterConfig({ ...board, index, directory: at, cache: join(directory, "cache"), network })),
+      stringify(exporterConfig({ ...board, index, directory: at, cache: join(directory, "cache"), network, serial })),
     );
     boards.push(board);
   }
@@ -169,10 +175,11 @@ interface BoardPlace extends LabBoard {
   /** Of the bundles. */
   readonly cache: string;
   readonly network: NetworkOptions;
+  readonly serial: { type: string; config: object } | undefined;
 }
 
 /** An ordinary exporter: board, flasher with boot servers at the address that the board can reach. */
-function exporterConfig({ name, index, directory, disk, cache, network }: BoardPlace) {
+function exporterConfig({ name, index, directory, disk, cache, network, serial }: BoardPlace) {
   const host = hostAddress[network.kind];
   // Behind ports that several exporters share, each board sees only the files of its own.
   const own = (network.boards ?? 1) > 1 && { boards: networkOf(index) };
@@ -197,7 +204,7 @@ function exporterConfig({ name, index, directory, disk, cache, network }: BoardP
         config: { flasher_bundle: bundleName, plain_http: ["127.0.0.1:5000"], cache_dir: cache },
         children: {
           power: sibling("power"),
-          serial: sibling("serial"),
+          serial: serial ?? sibling("serial"),
           tftp: server("jumpstarter_driver_tftp.driver.Tftp", "tftp"),
           http: server("jumpstarter_driver_http.driver.HttpServer", "http"),
         },
