@@ -1,15 +1,17 @@
 // Measures the agent and the Python exporter side by side: alternating rounds, medians, ratios.
 // usage: npm run bench [-- --quick] [--rounds N] [MEASURE ...]     prints a Markdown table
-// The measures `http`, `tftp`, `serial` and `storage` are of their own:
+// The measures `http`, `netboot`, `tftp`, `serial` and `storage` are of their own:
 //   npm run bench -- http                                       (beside nginx)
 //   npm run bench -- serial                                     (8 consoles at 3 Mbaud, recorded)
 //   npm run bench -- storage [--on memory,file,throttled]       (beside dd and bmaptool, on loop devices; as root)
+//   npm run bench -- netboot                                    (whole flashes of a QEMU board; as root, never with the others)
 //   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { sides, type Side } from "./exporters.ts";
 import { httpBench } from "./http/bench.ts";
 import { calls, flash, fullSize, quickSize, start, streams, type Measure } from "./measures.ts";
+import { netbootBench } from "./netboot/bench.ts";
 import { rack } from "./rack.ts";
 import { serialBench } from "./serial/bench.ts";
 import { figure, median } from "./statistics.ts";
@@ -55,6 +57,8 @@ for (const [, measure] of chosen) {
 }
 
 if (isWanted("http")) await httpBench({ rounds, fileMiB: values.quick ? 64 : 256 });
+
+if (positionals.includes("netboot")) await netbootBench({ rounds, sizeMiB: values.quick ? 64 : 256 });
 
 if (isWanted("serial")) await serialBench({ seconds: values.quick ? 5 : 60 });
 

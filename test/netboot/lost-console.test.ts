@@ -65,7 +65,7 @@ test("a serial adapter pulled while the board writes: the flash goes on with the
     t,
     bundle,
     { kind: "user" },
-    { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: port, check_present: false } },
+    { serial: { type: "jumpstarter_driver_pyserial.driver.PySerial", config: { url: port, check_present: false } } },
   );
   const { socketPath } = await lab.serve();
   const client = await connect({ host: socketPath });

@@ -55,7 +55,7 @@ export interface DhcpProcess {
 }
 
 export async function startDhcp(
-  t: TestContext,
+  t: Pick<TestContext, "after">,
   on: NetworkNamespace,
   config: Partial<DhcpConfigInput> = {},
 ): Promise<DhcpProcess> {

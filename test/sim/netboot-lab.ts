@@ -82,12 +82,18 @@ export interface AgentRun {
 
 const bundleName = "127.0.0.1:5000/lab/virtual-board:latest";
 
-/** @param serial of the flasher; the board's own console without it */
+export interface LabOptions {
+  /** Of the flasher; the board's own console without it. */
+  readonly serial?: { type: string; config: object };
+  /** As a VirtualBoard takes it. */
+  readonly diskSize?: string;
+}
+
 export async function startLab(
-  t: TestContext,
+  t: Pick<TestContext, "after">,
   bundle: string,
   network: NetworkOptions,
-  serial?: { type: string; config: object },
+  options: LabOptions = {},
 ): Promise<Lab> {
   const directory = scratch(t);
   const namespace = await startNetwork(t, network);
@@ -107,7 +113,9 @@ export async function startLab(
     const board = { name, config: join(directory, `${name}.yaml`), disk: join(at, "disk.img") };
     await writeFile(
       board.config,
-      stringify(exporterConfig({ ...board, index, directory: at, cache: join(directory, "cache"), network, serial })),
+      stringify(
+        exporterConfig({ ...board, index, directory: at, cache: join(directory, "cache"), network, ...options }),
+      ),
     );
     boards.push(board);
   }
@@ -154,7 +162,7 @@ function agentRun(child: ChildProcess): AgentRun {
 
 /** Boards in several networks need a server for each that minds only its own. */
 async function startDhcpFor(
-  t: TestContext,
+  t: Pick<TestContext, "after">,
   namespace: NetworkNamespace,
   { boards = 1 }: NetworkOptions,
 ): Promise<void> {
@@ -168,18 +176,17 @@ async function startDhcpFor(
   await once(dhcp.stdout as NonNullable<typeof dhcp.stdout>, "data");
 }
 
-interface BoardPlace extends LabBoard {
+interface BoardPlace extends LabBoard, LabOptions {
   readonly index: number;
   /** For what is only this board's. */
   readonly directory: string;
   /** Of the bundles. */
   readonly cache: string;
   readonly network: NetworkOptions;
-  readonly serial: { type: string; config: object } | undefined;
 }
 
 /** An ordinary exporter: board, flasher with boot servers at the address that the board can reach. */
-function exporterConfig({ name, index, directory, disk, cache, network, serial }: BoardPlace) {
+function exporterConfig({ name, index, directory, disk, cache, network, serial, diskSize = "96M" }: BoardPlace) {
   const host = hostAddress[network.kind];
   // Behind ports that several exporters share, each board sees only the files of its own.
   const own = (network.boards ?? 1) > 1 && { boards: networkOf(index) };
@@ -195,7 +202,7 @@ function exporterConfig({ name, index, directory, disk, cache, network, serial }
     export: {
       board: {
         type: "jumpstarter_agent.VirtualBoard",
-        config: { disk, disk_size: "96M", ...(network.kind === "tap" && { network: { tap: tapOf(index) } }) },
+        config: { disk, disk_size: diskSize, ...(network.kind === "tap" && { network: { tap: tapOf(index) } }) },
       },
       power: sibling("power"),
       serial: sibling("serial"),
