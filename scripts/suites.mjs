@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 
 /**
@@ -23,7 +23,7 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
   try {
     const counts = join(scratch, "counts.json");
     // Suites that drive whole boards or processes share ports and cores: their files run one after the other.
-    const serial = /unit|fuzz/.test(name) ? [] : ["--test-concurrency=1"];
+    const atOnce = /unit|fuzz/.test(name) ? Math.max(2, availableParallelism() - 1) : 1;
     const seed = process.env.CI ? ["--import", "./scripts/fixed-seed.mjs"] : [];
     // For a file and for a test: all that runs in the virtual machine is one file, and an emulated machine is slow.
     const limitMs = /kernel/.test(name) ? 1_800_000 : 600_000;
@@ -33,7 +33,7 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
     const output = beside ? openSync(said, "w") : "inherit";
     const runner = spawn(
       command,
-      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, ...serial]
+      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, `--test-concurrency=${atOnce}`]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
