@@ -17,6 +17,7 @@ import { promisify } from "node:util";
 import { randomBytes } from "node:crypto";
 import { build } from "esbuild";
 import type { WriteReport } from "../../../boards/storage/block/write.ts";
+import { missingLoops } from "../../sim/loop.ts";
 import { figure, median } from "../statistics.ts";
 import { Cleanup } from "../tftp/cleanup.ts";
 import { benchDisks, type BenchDisk } from "./devices.ts";
@@ -47,6 +48,10 @@ interface StorageBenchOptions {
  * writeImage, as an agent runs already, and of the whole program for the others, which start in milliseconds.
  */
 export async function storageBench({ rounds, sizeMiB, on }: StorageBenchOptions): Promise<void> {
+  if (missingLoops) {
+    console.log(`\nleft out, the block writer: ${missingLoops}`);
+    return;
+  }
   await new Cleanup().during(async (life) => {
     const folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "jmp-bench-images-"));
     life.after(() => rmSync(folder, { recursive: true, force: true }));
