@@ -54,10 +54,11 @@ results.push({
 if (tested.status !== 0) failures.push("npm test with 90 % of the lines covered");
 
 // What differs between releases of Node is its API, which fuzzed decoders do not use.
-heading("conformance, and unit beside it and then faults on Node 24");
-const node24 = { node: ["npx", "--yes", "-p", "node@24", "node"] };
-const unit = runSuite("unit", { ...node24, beside: true });
-results.push(await runSuite("conformance"), await unit, await runSuite("faults", node24));
+heading("conformance; beside it, on Node 24, unit and then faults");
+const onNode24 = { node: ["npx", "--yes", "-p", "node@24", "node"], beside: true };
+const both = async () => [await runSuite("unit", onNode24), await runSuite("faults", onNode24)];
+const [conformance, node24] = await Promise.all([runSuite("conformance"), both()]);
+results.push(conformance, ...node24);
 step("the demo", "npm", "run", "demo");
 step("bench, the quick form", "npm", "run", "bench", "--", "--quick");
 
