@@ -37,7 +37,11 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
-      { stdio: [beside ? "ignore" : "inherit", output, output], env: { ...process.env, ...env } },
+      {
+        stdio: [beside ? "ignore" : "inherit", output, output],
+        // What agents keep of flashes and consoles, which would be this machine's.
+        env: { ...process.env, STATE_DIRECTORY: join(scratch, "state"), ...env },
+      },
     );
     const [status] = await once(runner, "exit");
     if (beside) {

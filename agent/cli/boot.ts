@@ -1,5 +1,4 @@
 import { mkdir, stat } from "node:fs/promises";
-import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { startBootService, type BootDhcp, type BootServiceOptions } from "../../net/boot-service.ts";
 import { architectures, type Architecture } from "../../net/dhcp/boot-choice.ts";
@@ -8,6 +7,7 @@ import type { RunningTransfer } from "../../net/transfers.ts";
 import { openUploads } from "../../net/uploads.ts";
 import { AgentError, isSystemError } from "../driver/errors.ts";
 import { LogBus } from "../driver/log.ts";
+import { stateDirectory } from "../sys/state-directory.ts";
 import { defineCommand, type Given, type Options } from "./command.ts";
 import { levelOf, startProcessLog } from "./process-log.ts";
 import { listenForStop } from "./signals.ts";
@@ -184,11 +184,8 @@ function byMac<T>(option: string, words: readonly string[] = [], read: (value: s
   return Object.fromEntries(entries);
 }
 
-/** systemd's state directory, else the one that root or this user has. */
 async function leaseFile(given: string | undefined, device: string): Promise<string> {
-  const { STATE_DIRECTORY, XDG_STATE_HOME = join(homedir(), ".local", "state") } = process.env;
-  const own = process.geteuid?.() === 0 ? "/var/lib" : XDG_STATE_HOME;
-  const path = given ?? join(STATE_DIRECTORY ?? join(own, "jumpstarter-agent"), `dhcp-${device}.json`);
+  const path = given ?? join(stateDirectory(), `dhcp-${device}.json`);
   await mkdir(dirname(path), { recursive: true });
   return path;
 }
