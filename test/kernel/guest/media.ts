@@ -54,6 +54,15 @@ function scsiDebugDisk(): string | undefined {
   });
 }
 
+/** A disk of the kernel's own, with these properties; one with others may be there from an earlier test. @returns its name */
+async function scsiDebug(t: TestContext, ...options: string[]): Promise<string> {
+  await exec("modprobe", "-r", "scsi_debug");
+  await modprobe("sd_mod");
+  await modprobe("scsi_debug", ...options);
+  t.after(() => exec("modprobe", "-r", "scsi_debug"));
+  return await waitFor("the disk", scsiDebugDisk);
+}
+
 /** The flash of a medium fails in this step, for this reason, and says so everywhere. */
 async function fails(t: TestContext, path: string, step: string, code: string, message: RegExp): Promise<void> {
   const { flash, kept } = await bench(t, path);
@@ -162,10 +171,7 @@ test("a slow medium can be given up, and nothing goes on behind it", async (t) =
 });
 
 test("a disk that is pulled out in the middle of a write is told", async (t) => {
-  await modprobe("sd_mod");
-  await modprobe("scsi_debug", "dev_size_mb=16", "delay=0", "ndelay=2000000");
-  const name = await waitFor("the disk", scsiDebugDisk);
-  t.after(() => exec("modprobe", "-r", "scsi_debug"));
+  const name = await scsiDebug(t, "dev_size_mb=16", "delay=0", "ndelay=2000000");
   const { flash, on } = await bench(t, `/dev/${name}`, 14 * mebi);
   on((line) => {
     if (/^written \d+ MB to/.test(line)) writeFileSync(`/sys/block/${name}/device/delete`, "1");
@@ -178,11 +184,8 @@ test("a disk that is pulled out in the middle of a write is told", async (t) => 
 });
 
 test("a disk with unreadable sectors fails when it is read back", async (t) => {
-  await modprobe("sd_mod");
   // It reports them for reads only, from the sector on, when its option 2 is set.
-  await modprobe("scsi_debug", "dev_size_mb=8", "opts=2", "medium_error_start=2048", "medium_error_count=4");
-  t.after(() => exec("modprobe", "-r", "scsi_debug"));
-  const name = await waitFor("the disk", scsiDebugDisk);
+  const name = await scsiDebug(t, "dev_size_mb=8", "opts=2", "medium_error_start=2048", "medium_error_count=4");
   await fails(t, `/dev/${name}`, "verify", "E_IO", /^read of \/dev\/sd.* at byte \d+ failed/);
 });
 
