@@ -14,7 +14,7 @@ import { openRegistry, type RegistryOptions } from "../../bundles/oci/registry.t
 import { openRegistrySink } from "../../bundles/oci/registry-sink.ts";
 import { readTree } from "../../bundles/oci/tree.ts";
 import { temporaryDirectory, writeFiles } from "../sim/bundle.ts";
-import { noRealRegistry, startRealRegistry } from "../sim/registry.ts";
+import { noRealRegistry, startFakeRegistry, startRealRegistry } from "../sim/registry.ts";
 import { identityToken, startTokenService, tokenUser } from "../sim/token-service.ts";
 
 const skip = noRealRegistry;
@@ -129,4 +129,31 @@ test("Debian's registry with a file of passwords", { skip }, async (t) => {
     code: "E_INVALID",
     message: /HTTP 401 UNAUTHORIZED$/,
   });
+});
+
+test("a login stays with its registry when blobs are to be uploaded elsewhere", async (t) => {
+  const registry = await startFakeRegistry(t);
+  const storage = await startFakeRegistry(t);
+  registry.answer = (request, response) => {
+    request.resume();
+    if (request.headers.authorization === undefined) {
+      response.writeHead(401, { "www-authenticate": 'Basic realm="lab"' }).end();
+    } else if (request.method === "POST") {
+      response.writeHead(202, { location: `http://${storage.host}/uploads/1` }).end();
+    } else if (request.method === "PUT") {
+      response.writeHead(201).end();
+    } else return false;
+    return true;
+  };
+  storage.answer = (request, response) => {
+    request.resume().once("end", () => response.writeHead(201).end());
+    return true;
+  };
+  await push(t, `${registry.host}/ns/repo:v1`, {
+    plainHttp: [registry.host, storage.host],
+    credential: { username: "lab", password: "secret" },
+  });
+  assert.ok(storage.requests.length >= Object.keys(files).length);
+  assert.deepEqual(new Set(storage.requests.map(({ authorization }) => authorization)), new Set([undefined]));
+  assert.ok(registry.requests.some(({ authorization }) => authorization?.startsWith("Basic ")));
 });
