@@ -120,7 +120,8 @@ export class ReceiptStore {
     const [only, ...others] = found;
     if (only !== undefined && (others.length === 0 || only === start)) return only;
     const what = only === undefined ? "no receipt" : `${found.length} receipts`;
-    throw new AgentError("E_USAGE", `${what} in ${this.directory} begin with ${JSON.stringify(start)}`, {
+    const verb = only === undefined ? "begins" : "begin";
+    throw new AgentError("E_USAGE", `${what} in ${this.directory} ${verb} with ${JSON.stringify(start)}`, {
       hint: "'jmp-agent receipts list' shows them",
     });
   }
