@@ -11,15 +11,22 @@ export const clientVersions = ["0.9.0", "0.8.1", "0.7.4"];
 /** What a release cannot live with any more: its own requirement has no upper bound. */
 const pinned = { "0.7.4": ["opendal==0.45.20"] };
 
-/** What only one release is tested with: the fixtures, and drivers that are the same in all of them or came with it. */
+/** What only one release is tested with: the packages around it, and all of its other drivers. */
 const extra = {
   "0.9.0": [
     "jumpstarter-testing",
-    ...["dut-network", "can", "gpiod", "dutlink", "sdwire", "yepkit", "noyito-relay", "energenie"].map(
-      (name) => `jumpstarter-driver-${name}`,
-    ),
+    "jumpstarter-imagehash",
+    ...[
+      ...["adb", "androidemulator", "ble", "can", "corellium", "doip", "dut-network", "dutlink", "energenie", "esp32"],
+      ...["gpiod", "http-power", "iscsi", "noyito-relay", "obd", "pi-pico", "probe-rs", "qemu", "renode", "ridesx"],
+      ...["sdwire", "snmp", "someip", "ssh", "ssh-mitm", "ssh-mount", "stlink-msd", "tasmota", "tmt", "uds"],
+      ...["uds-can", "uds-doip", "ustreamer", "vnc", "xcp", "yepkit"],
+    ].map((name) => `jumpstarter-driver-${name}`),
   ].map((name) => `${name}==0.9.0`),
 };
+
+/** Packages whose requirements contradict Jumpstarter's own: without what they require. */
+const alone = { "0.9.0": ["jumpstarter-driver-mitmproxy==0.9.0"] };
 
 const drivers = ["power", "network", "composite", "opendal", "pyserial", "tftp", "http", "uboot", "flashers", "shell"];
 
@@ -39,18 +46,23 @@ export function installClients(versions = clientVersions) {
       ...(extra[version] ?? []),
     ];
     const stamp = join(directory, "complete");
-    const contents = packages.join("\n") + "\n";
+    const single = alone[version] ?? [];
+    const contents = [...packages, ...single].join("\n") + "\n";
     if (existsSync(stamp) && readFileSync(stamp, "utf8") === contents) continue;
     if (!existsSync(stamp)) {
       rmSync(directory, { recursive: true, force: true });
       mkdirSync(join(directory, ".."), { recursive: true });
-      execFileSync("python3", ["-m", "venv", directory], { stdio: "inherit" });
+      run("python3", "-m", "venv", directory);
     }
-    execFileSync(join(directory, "bin/pip"), ["install", "--quiet", "--disable-pip-version-check", ...packages], {
-      stdio: "inherit",
-    });
+    const pip = [join(directory, "bin/pip"), "install", "--quiet", "--disable-pip-version-check"];
+    run(...pip, ...packages);
+    if (single.length > 0) run(...pip, "--no-deps", ...single);
     writeFileSync(stamp, contents);
   }
+}
+
+function run(command, ...words) {
+  execFileSync(command, words, { stdio: "inherit" });
 }
 
 // By name: in a bundle of the tests this file is not itself.

@@ -34,7 +34,7 @@ if (machine !== undefined) results.push(await machine);
 const total = sumUp(results);
 if (wanted.length === 0) {
   console.log("\nleft out:");
-  console.log("- conformance, 1 GB of Python clients: node scripts/python-clients.mjs && npm test -- conformance");
+  console.log("- conformance, 1.5 GB of Python clients: node scripts/python-clients.mjs && npm test -- conformance");
   if (withoutKernel) console.log("- kernel, a virtual machine with a Linux kernel of 100 MB: npm test -- kernel");
   if (withoutBoard) console.log("- netboot, a real U-Boot: it needs QEMU");
   if (missing.length > 0) {
