@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { installClients } from "./python-clients.mjs";
 import { installKernel } from "./kernel.mjs";
 import { installPrograms } from "./programs.mjs";
-import { closingLine, runSuite, sumUp } from "./suites.mjs";
+import { closingLine, runSuite, sumUp, tellFailures, toldFailures } from "./suites.mjs";
 
 const failures = [];
 const began = performance.now();
@@ -50,6 +50,7 @@ results.push({
   passed: Number(counted?.[1] ?? 0),
   failed: Number(counted?.[2] ?? 1),
   skipped: Number(counted?.[3] ?? 0),
+  failures: toldFailures(tested.stdout),
 });
 if (tested.status !== 0) failures.push("npm test with 90 % of the lines covered");
 
@@ -65,6 +66,7 @@ step("bench, the quick form", "npm", "run", "bench", "--", "--quick");
 const total = sumUp(results);
 total.failed += failures.length;
 if (total.skipped > 0) failures.push(`${total.skipped} tests were skipped, and CI can run them all`);
+tellFailures(total);
 for (const failure of failures) console.log(`failed: ${failure}`);
 console.log(closingLine(total));
 process.exitCode = total.failed > 0 || failures.length > 0 ? 1 : 0;

@@ -9,10 +9,10 @@ import { join } from "node:path";
  * @param {string} name a folder of test/, or a path to a file or folder
  * @param {{ node?: string[], env?: Record<string, string>, beside?: boolean }} [options] node: the command that is Node;
  *   beside: others run at the same time, so what it says is shown when it has ended
- * @returns {Promise<{ passed: number, failed: number, skipped: number }>}
+ * @returns {Promise<{ passed: number, failed: number, skipped: number, failures: string[] }>} failures: what failed, and why
  */
 export async function runSuite(name, { node = [process.execPath], env = {}, beside = false } = {}) {
-  const none = { passed: 0, failed: 0, skipped: 0 };
+  const none = { passed: 0, failed: 0, skipped: 0, failures: [] };
   const suite = join("test", name);
   const files = testFiles(existsSync(suite) ? suite : name);
   if (files.length === 0) {
@@ -55,6 +55,7 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
       // A runner that dies without counting a failure is a failure of its own.
       failed: status !== 0 && failed === 0 ? 1 : failed,
       skipped: (counted.skipped ?? 0) + (counted.todo ?? 0),
+      failures: counted.failures ?? [],
     };
   } finally {
     rmSync(scratch, { recursive: true, force: true });
@@ -64,7 +65,23 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
 /** Adds up what suites counted. */
 export function sumUp(results) {
   const sum = (key) => results.reduce((total, result) => total + result[key], 0);
-  return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped") };
+  const failures = results.flatMap((result) => result.failures);
+  return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped"), failures };
+}
+
+const failuresHead = "== failed tests";
+
+/** What failed, once more where it is looked for first: at the end. */
+export function tellFailures({ failures }) {
+  if (failures.length > 0) console.log(["", failuresHead, ...failures].join("\n"));
+}
+
+/** What a run of `npm test` has told in that way. */
+export function toldFailures(output) {
+  const at = output.lastIndexOf(`\n${failuresHead}\n`);
+  if (at < 0) return [];
+  const told = output.slice(at + failuresHead.length + 2);
+  return [told.slice(0, told.search(/^\d+ passed, \d+ failed/m)).trimEnd()];
 }
 
 /** The closing line, in the form that tools read. */

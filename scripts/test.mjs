@@ -7,7 +7,7 @@ if (!existsSync("node_modules")) {
   const installed = spawnSync("npm", ["ci", "--no-audit", "--no-fund"], { stdio: "inherit" });
   if (installed.status !== 0) process.exit(1);
 }
-const { closingLine, runSuite, sumUp } = await import("./suites.mjs");
+const { closingLine, runSuite, sumUp, tellFailures } = await import("./suites.mjs");
 const { kernelDirectory } = await import("./kernel.mjs");
 const { debianPackages, missingPrograms } = await import("./programs.mjs");
 
@@ -41,5 +41,6 @@ if (wanted.length === 0) {
     console.log(`- what needs ${missing.join(", ")}: apt-get install ${debianPackages(missing).join(" ")}`);
   }
 }
+tellFailures(total);
 console.log(closingLine(total));
 process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;

@@ -194,11 +194,15 @@ export async function whoAmI(where: NetworkNamespace, host: string, port: number
 
 /** @returns whether a ping is answered */
 export async function pings(where: NetworkNamespace, address: string): Promise<boolean> {
-  const words = ["ping", "-c", "1", "-W", "1", address];
-  return where.run("busybox", words).then(
-    () => true,
-    () => false,
-  );
+  // A busy machine may be late once.
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    const answered = await where.run("busybox", ["ping", "-c", "1", "-W", "1", address]).then(
+      () => true,
+      () => false,
+    );
+    if (answered) return true;
+  }
+  return false;
 }
 
 /** Asks a DNS server for the IPv4 address of a name; undefined if there is none. */
