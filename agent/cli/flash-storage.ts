@@ -13,6 +13,7 @@ import { writeDurably } from "../stream/durable.ts";
 import { bmapBeside } from "./beside.ts";
 import type { Given, Options } from "./command.ts";
 import { chooseStorage } from "./storage-drivers.ts";
+import { failureCode } from "./signals.ts";
 import { TransferProgress } from "./transfer-progress.ts";
 
 /** Of `flash`, for a medium that is switched between host and board. */
@@ -116,7 +117,7 @@ export async function flashStorage(
   }
   if (stays === undefined) say("the storage is at the board");
   else say(`the storage could not be given to the board: ${stays.message}`);
-  if (error !== undefined || receipt === undefined || stays !== undefined) return 1;
+  if (error !== undefined || receipt === undefined || stays !== undefined) return failureCode(signal);
   await power?.on();
   return 0;
 }

@@ -14,7 +14,7 @@ import { defineCommand, type Given, type Options } from "./command.ts";
 import { demandExporterConfig, exporterOptions, loadExporterConfig } from "./exporter-config.ts";
 import { flashStorage, storageOptions } from "./flash-storage.ts";
 import { receiptOptions, openReceipts } from "./receipt-options.ts";
-import { listenForStop } from "./signals.ts";
+import { failureCode, listenForStop } from "./signals.ts";
 import { flashBoardByNetboot, type Board } from "./flash-netboot.ts";
 import { showSteps, showStepsOf } from "./flash-steps.ts";
 import { withExporter } from "./with-exporter.ts";
@@ -138,8 +138,8 @@ Example:
         if (result.status === "rejected") {
           if (boards.length === 1) throw result.reason;
           process.stderr.write(`jmp-agent flash: ${name}: ${toAgentError(result.reason).message}\n`);
-          exitCode = 1;
-        } else if (showReceipt(result.value.receipt, consoleLogPath) !== 0) exitCode = 1;
+          exitCode = failureCode(stop.signal);
+        } else if (showReceipt(result.value.receipt, consoleLogPath) !== 0) exitCode = failureCode(stop.signal);
       }
       return exitCode;
     } finally {

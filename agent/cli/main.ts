@@ -10,6 +10,7 @@ import {
   type CommandGroup,
 } from "./command.ts";
 import { commands } from "./commands.ts";
+import { Interrupted } from "./signals.ts";
 import { version } from "./version.ts";
 
 const showVersion = defineCommand({
@@ -24,13 +25,13 @@ const everything: CommandGroup = {
   commands: { ...commands, version: { summary: showVersion.summary, load: () => Promise.resolve(showVersion) } },
 };
 
-/** Reads the command line, runs one command and answers the exit code: 2 for wrong words, 1 for a failure. */
+/** Reads the command line, runs one command and answers the exit code: 2 for wrong words, 128 + N for signal N, 1 for a failure. */
 export async function main(args: readonly string[]): Promise<number> {
   const name: string[] = [];
   try {
     return await callIn(everything, name, args, {});
   } catch (thrown) {
-    return fail(toAgentError(thrown), name);
+    return fail(toAgentError(thrown), name, Interrupted.in(thrown)?.exitCode);
   }
 }
 
@@ -84,10 +85,10 @@ function say(text: string): number {
   return 0;
 }
 
-function fail(error: AgentError, name: readonly string[]): number {
+function fail(error: AgentError, name: readonly string[], interrupted?: number): number {
   const usage = error.code === "E_USAGE";
   if (usage) process.stderr.write(`Try '${["jmp-agent", ...name].join(" ")} --help' for help.\n\n`);
   process.stderr.write(`Error: ${error.message}\n`);
   if (error.hint !== undefined) process.stderr.write(`Hint: ${error.hint}\n`);
-  return usage ? 2 : 1;
+  return interrupted ?? (usage ? 2 : 1);
 }

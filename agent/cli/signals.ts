@@ -1,4 +1,5 @@
 import { constants } from "node:os";
+import { AgentError } from "../driver/errors.ts";
 
 /** A signal that asks the process to end, and the exit code that tells so. */
 export interface StopRequest {
@@ -6,13 +7,34 @@ export interface StopRequest {
   readonly exitCode: number;
 }
 
+/** What the work that a signal ends is given up with, and ends with. */
+export class Interrupted extends AgentError {
+  readonly exitCode: number;
+
+  constructor({ signal, exitCode }: StopRequest) {
+    super("E_CANCELLED", `interrupted by ${signal}`);
+    this.exitCode = exitCode;
+  }
+
+  /** The interruption that an error is, or was caused by. */
+  static in(error: unknown): Interrupted | undefined {
+    if (error instanceof Interrupted) return error;
+    return error instanceof Error && error.cause !== undefined ? Interrupted.in(error.cause) : undefined;
+  }
+}
+
 const stopSignals = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"] as const satisfies NodeJS.Signals[];
 
 export interface StopListener {
   /** Settles with the first signal. */
   readonly requested: Promise<StopRequest>;
-  /** Aborted with the first signal. */
+  /** Aborted with the first signal, by an {@link Interrupted}. */
   readonly signal: AbortSignal;
+}
+
+/** The exit code of work that failed: that of the signal that ended it, or 1. */
+export function failureCode(signal: AbortSignal): number {
+  return Interrupted.in(signal.reason)?.exitCode ?? 1;
 }
 
 /**
@@ -31,7 +53,7 @@ export function listenForStop(
       process.on(signal, () => {
         if (signal === "SIGHUP" && patient !== undefined) return patient(request);
         if (aborter.signal.aborted) return force(request.exitCode);
-        aborter.abort();
+        aborter.abort(new Interrupted(request));
         settle(request);
       });
     }

@@ -13,6 +13,7 @@ import { zstdImage } from "../../sim/images.ts";
 import { dumpStorage } from "../../../agent/cli/dump.ts";
 import { flashStorage } from "../../../agent/cli/flash-storage.ts";
 import type { FlashReceipt } from "../../../agent/driver/receipt.ts";
+import { Interrupted } from "../../../agent/cli/signals.ts";
 import { scratch } from "../../sim/agent.ts";
 import { loopDisk, missingLoops } from "../../sim/loop.ts";
 import { loopMux, muxExporter } from "../../sim/loop-mux.ts";
@@ -133,10 +134,10 @@ test("Ctrl-C in the middle of a write leaves the storage at the board, and a rec
   });
   const { port } = server.address() as AddressInfo;
   exporter.logs.subscribe(({ message }) => {
-    if (/^written/.test(message)) aborter.abort();
+    if (/^written/.test(message)) aborter.abort(new Interrupted({ signal: "SIGINT", exitCode: 130 }));
   });
   const { code, receipt } = await flash(`http://127.0.0.1:${port}/image.raw`, {}, aborter.signal);
-  assert.equal(code, 1);
+  assert.equal(code, 130);
   assert.deepEqual([receipt.verdict, receipt.failure?.code, receipt.failure?.step], ["failed", "E_CANCELLED", "write"]);
   assert.deepEqual(sides, ["host", "dut"]);
   assert.equal(
