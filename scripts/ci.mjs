@@ -31,8 +31,8 @@ step("nothing unused", "npm", "run", "unused");
 
 const results = [];
 step("build", "npm", "run", "build");
-// The README's test command, with coverage of all the processes that it starts.
-heading("npm test, with coverage");
+// The README's test command, with coverage.
+heading("npm test, with coverage of the unit tests");
 const coverage = [
   "c8",
   "--clean",

@@ -39,8 +39,14 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
         .concat(files),
       {
         stdio: [beside ? "ignore" : "inherit", output, output],
-        // What agents keep of flashes and consoles, which would be this machine's.
-        env: { ...process.env, STATE_DIRECTORY: join(scratch, "state"), ...env },
+        env: {
+          ...process.env,
+          // What agents keep of flashes and consoles, which would be this machine's.
+          STATE_DIRECTORY: join(scratch, "state"),
+          // Coverage is that of the unit tests: the hundreds of processes of the others each pay for it, and add nothing.
+          ...(/unit/.test(name) ? {} : { NODE_V8_COVERAGE: "" }),
+          ...env,
+        },
       },
     );
     const [status] = await once(runner, "exit");
