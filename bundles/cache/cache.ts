@@ -1,4 +1,4 @@
-import { rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AgentError, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
@@ -7,22 +7,13 @@ import type { TryLock } from "../../agent/sys/flock.ts";
 import type { Digest } from "../oci/digest.ts";
 import { isUnreachable } from "../oci/retry.ts";
 import type { Source } from "../oci/source.ts";
-import { BlobStore } from "./blob-store.ts";
-import { formatBytes } from "./bytes.ts";
 import { cachedSource } from "./cached-source.ts";
 import { findDamages, recordOf, Seals, type Damage } from "./integrity.ts";
 import { listBundles, type ListedBundle } from "./list.ts";
 import { Locks, type Lock } from "./locks.ts";
-import {
-  fetchBeside,
-  fetchPlanned,
-  layOut,
-  planBundle,
-  type Asked,
-  type Beside,
-  type TaggedManifest,
-} from "./make-bundle.ts";
-import { exists, lockNames, nameOf, Places } from "./places.ts";
+import type { Asked, TaggedManifest } from "./make-bundle.ts";
+import { BundleMaker } from "./maker.ts";
+import { exists, lockNames, Places } from "./places.ts";
 import { readRecord, referenceRecord, type BundleRecord } from "./records.ts";
 import { Space } from "./space.ts";
 
@@ -78,7 +69,6 @@ const defaultLimitBytes = 16 * 1024 ** 3;
 /** A whole pull: a slow peer cannot hold it for longer. */
 const pullTimeoutMs = 30 * 60_000;
 const tellEveryMs = 10_000;
-const sayEveryMs = 500;
 
 /**
  * Bundles on disk, by digest ({@link Places} says what lies where), shared by all processes of a host. A bundle appears
@@ -87,12 +77,11 @@ const sayEveryMs = 500;
  */
 export class BundleCache {
   readonly #log: Logger;
-  readonly #mostBytes: number;
   readonly #limitBytes: number;
   readonly #places: Places;
   readonly #locks: Locks;
-  readonly #store: BlobStore;
   readonly #space: Space;
+  readonly #maker: BundleMaker;
   readonly #seals: Seals;
   readonly #checks = new Map<Digest, Promise<BundleRecord | undefined>>();
   readonly #pulls = new Set<Promise<unknown>>();
@@ -102,12 +91,16 @@ export class BundleCache {
   constructor({ directory, log, mostBytes, limitBytes, bootId, loadTryLock }: BundleCacheOptions) {
     this.#log = log;
     this.#limitBytes = limitBytes ?? defaultLimitBytes;
-    this.#mostBytes = Math.min(mostBytes ?? defaultMostBytes, this.#limitBytes);
     this.#places = new Places(directory);
     this.#locks = new Locks(this.#places.locks, log, loadTryLock);
-    this.#store = new BlobStore(this.#places, this.#locks);
     this.#space = new Space(this.#places, this.#locks);
     this.#seals = new Seals(this.#places, bootId);
+    const shared = { log, places: this.#places, locks: this.#locks, space: this.#space, seals: this.#seals };
+    this.#maker = new BundleMaker({
+      ...shared,
+      mostBytes: mostBytes ?? defaultMostBytes,
+      limitBytes: this.#limitBytes,
+    });
   }
 
   /**
@@ -318,8 +311,8 @@ export class BundleCache {
       }
       try {
         const record = await recordOf(this.#places, digest);
-        if (record === undefined) await this.#make(digest, keep, making, asked);
-        else await this.#addBeside(digest, record, keep, asked);
+        if (record === undefined) await this.#maker.make(digest, keep, making, asked);
+        else await this.#maker.add(digest, record, keep, asked);
       } catch (error) {
         await making.release();
         // What the connection broke is continued next time; of what was refused nothing stays.
@@ -331,83 +324,10 @@ export class BundleCache {
     }
   }
 
-  async #make(digest: Digest, keep: readonly TaggedManifest[], making: Lock, asked: Asked): Promise<void> {
-    const { name, signal } = asked;
-    this.#log.info(`pulling ${name} (${digest})`);
-    const plan = await planBundle(digest, asked, this.#mostBytes);
-    await this.#space.makeRoom(plan.totalBytes, this.#limitBytes, signal);
-    const storing = await this.#locks.acquire(lockNames.store, "shared", signal);
-    try {
-      const onProgress = this.#progress(name, plan.totalBytes, making);
-      await fetchPlanned(plan, this.#store, { ...asked, onProgress });
-      const beside = await this.#fetchBeside(keep, asked);
-      const suffix = await this.#locks.ownSuffix();
-      const into = join(this.#places.incoming, `bundle-${nameOf(digest)}${suffix}`);
-      try {
-        const blobPath = (blob: Digest) => this.#places.blob(blob);
-        const record = await layOut(plan, { into, blobPath, beside, mostBytes: this.#mostBytes, name, signal });
-        await this.#publish(into, digest);
-        await this.#seals.seal(digest, record);
-      } finally {
-        await rm(into, { recursive: true, force: true });
-      }
-    } finally {
-      await storing.release();
-    }
-  }
-
-  /** Gives a finished bundle its name, in place of one that cannot be read. */
-  async #publish(into: string, digest: Digest): Promise<void> {
-    await makeDirectoryDurably(this.#places.bundles);
-    await this.#space.discard(this.#places.bundle(digest));
-    await rename(into, this.#places.bundle(digest));
-    await syncDirectory(this.#places.bundles);
-  }
-
-  async #fetchBeside(keep: readonly TaggedManifest[], asked: Asked): Promise<Beside> {
-    const blobs = [];
-    for (const { digest } of keep) blobs.push(...(await fetchBeside(digest, this.#store, asked)));
-    await this.#store.sync();
-    return { tags: Object.fromEntries(keep.map(({ tag, digest }) => [tag, digest])), blobs };
-  }
-
   async #hasBeside(digest: Digest, keep: readonly TaggedManifest[]): Promise<boolean> {
     if (keep.length === 0) return true;
     const { beside } = await this.#recordHere(digest);
     return keep.every((one) => beside[one.tag] === one.digest);
-  }
-
-  async #addBeside(digest: Digest, record: BundleRecord, keep: readonly TaggedManifest[], asked: Asked): Promise<void> {
-    const storing = await this.#locks.acquire(lockNames.store, "shared", asked.signal);
-    try {
-      const { tags, blobs } = await this.#fetchBeside(keep, asked);
-      const known = new Set(record.blobs.map((blob) => blob.digest));
-      const added = {
-        ...record,
-        beside: { ...record.beside, ...tags },
-        blobs: [...record.blobs, ...blobs.filter((blob) => !known.has(blob.digest))],
-      };
-      await writeDurably(join(this.#places.bundle(digest), "bundle.json"), JSON.stringify(added));
-    } finally {
-      await storing.release();
-    }
-  }
-
-  /** Tells the log, and now and then those who wait. */
-  #progress(name: string, totalBytes: number, making: Lock): (bytes: number) => void {
-    let [toldMs, saidMs] = [Date.now(), 0];
-    return (bytes) => {
-      const nowMs = Date.now();
-      const text = `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`;
-      if (nowMs - saidMs > sayEveryMs) {
-        saidMs = nowMs;
-        void making.say(text);
-      }
-      if (nowMs - toldMs > tellEveryMs) {
-        toldMs = nowMs;
-        this.#log.info(`pulling ${name}: ${text}`);
-      }
-    };
   }
 
   /** What the cache cannot remember (a read-only or full disk) it asks for again; the bundle is good all the same. */
