@@ -48,6 +48,8 @@ const packages = {
   python3: "python3-venv",
   mkfs: "e2fsprogs",
   losetup: "mount",
+  snmpd: "snmpd",
+  mosquitto: "mosquitto",
   // With the file that a test of running as a sudoer replaces.
   sudo: "sudo",
   dmsetup: "dmsetup",

@@ -69,6 +69,7 @@ const noyitoSerial = lazy(() => import("../../boards/noyito/serial.ts"));
 const noyitoHid = lazy(() => import("../../boards/noyito/hid.ts"));
 const hubPort = lazy(() => import("../../boards/hub-port/driver.ts"));
 const energenie = lazy(() => import("../../boards/energenie/driver.ts"));
+const snmpServer = lazy(() => import("../../boards/snmp/driver.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
@@ -133,6 +134,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_agent.HubPortPower", hubPort],
     // boards/energenie
     ["jumpstarter_driver_energenie.driver.EnerGenie", energenie],
+    // boards/snmp
+    ["jumpstarter_driver_snmp.driver.SNMPServer", snmpServer],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

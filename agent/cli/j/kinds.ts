@@ -46,6 +46,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_composite.client.CompositeClient", "Generic composite device", () => Promise.resolve({})),
   kind("jumpstarter_driver_power.client.PowerClient", "Generic power", power),
   kind("jumpstarter_driver_power.client.VirtualPowerClient", "Generic power", virtualPower),
+  kind("jumpstarter_driver_snmp.client.SNMPServerClient", "SNMP power control commands", power),
   kind("jumpstarter_driver_noyito_relay.client.NoyitoPowerClient", "Generic power", noyito),
   kind("jumpstarter_driver_network.client.NetworkClient", "Generic Network Connection", network),
   kind("jumpstarter_driver_network.client.DbusNetworkClient", "Generic Network Connection", network),
