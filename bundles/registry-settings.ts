@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import * as z from "zod";
 import { AgentError } from "../agent/driver/errors.ts";
-import { findCredential } from "./oci/credentials.ts";
+import { findCredential } from "../agent/stream/registry-credentials.ts";
 import { mirrorsOf, withMirrors, type Mirrors, type NamedSource } from "./oci/mirrors.ts";
 import type { RegistryReference } from "./oci/reference.ts";
 import type { RegistryOptions } from "./oci/registry.ts";

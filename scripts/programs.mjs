@@ -9,6 +9,7 @@ const libraries = `/usr/lib/${process.arch === "arm64" ? "aarch64" : "x86_64"}-l
 const packages = {
   "qemu-system-aarch64": "qemu-system-arm",
   "qemu-system-x86_64": "qemu-system-x86",
+  "qemu-img": "qemu-utils",
   "/usr/lib/u-boot/qemu_arm64/u-boot.bin": "u-boot-qemu",
   "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
   "/usr/lib/ipxe/qemu/efi-virtio.rom": "ipxe-qemu",

@@ -29,9 +29,16 @@ function lazy(load: () => Promise<{ default: unknown }>): Load {
 const can = lazy(() => import("../../boards/can/driver.ts"));
 const composite = lazy(() => import("../../boards/composite/driver.ts"));
 const mockPower = lazy(() => import("../../boards/power/driver.ts"));
-const virtualBoard = lazy(() => import("../../boards/qemu/driver.ts"));
-const virtualBoardPower = lazy(() => import("../../boards/qemu/power.ts"));
-const virtualBoardSerial = lazy(() => import("../../boards/qemu/serial.ts"));
+const virtualBoard = lazy(() => import("../../boards/qemu/virtual-board/driver.ts"));
+const virtualBoardPower = lazy(() => import("../../boards/qemu/virtual-board/power.ts"));
+const virtualBoardSerial = lazy(() => import("../../boards/qemu/virtual-board/serial.ts"));
+const qemu = lazy(() => import("../../boards/qemu/driver.ts"));
+const qemuPower = lazy(() => import("../../boards/qemu/power.ts"));
+const qemuFlasher = lazy(() => import("../../boards/qemu/flasher.ts"));
+const qemuConsole = lazy(() => import("../../boards/qemu/console-driver.ts"));
+const qemuVnc = lazy(() => import("../../boards/qemu/vnc.ts"));
+const qemuSsh = lazy(() => import("../../boards/qemu/ssh.ts"));
+const vsockNetwork = lazy(() => import("../../net/sockets/vsock.ts"));
 const opendal = lazy(() => import("../../boards/storage/driver.ts"));
 const mockFlasher = lazy(() => import("../../boards/storage/mock-flasher.ts"));
 const mockMux = lazy(() => import("../../boards/storage/mock-mux.ts"));
@@ -140,11 +147,18 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
     ["jumpstarter_agent.VirtualBoardSerial", virtualBoardSerial],
+    ["jumpstarter_driver_qemu.driver.Qemu", qemu],
+    ["jumpstarter_driver_qemu.driver.QemuPower", qemuPower],
+    ["jumpstarter_driver_qemu.driver.QemuFlasher", qemuFlasher],
+    ["jumpstarter_agent.QemuConsole", qemuConsole],
+    ["jumpstarter_agent.QemuVnc", qemuVnc],
+    ["jumpstarter_agent.QemuSsh", qemuSsh],
     // net/sockets
     ["jumpstarter_driver_network.driver.TcpNetwork", tcpNetwork],
     ["jumpstarter.drivers.network.driver.TcpNetwork", tcpNetwork],
     ["jumpstarter_driver_network.driver.UdpNetwork", udpNetwork],
     ["jumpstarter_driver_network.driver.UnixNetwork", unixNetwork],
+    ["jumpstarter_driver_network.driver.VsockNetwork", vsockNetwork],
     ["jumpstarter_driver_network.driver.WebsocketNetwork", websocketNetwork],
     ["jumpstarter_driver_network.driver.EchoNetwork", echoNetwork],
     ["jumpstarter.drivers.network.driver.EchoNetwork", echoNetwork],

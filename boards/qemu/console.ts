@@ -19,6 +19,8 @@ export class Console {
   plug(machine: Duplex): void {
     this.#machine = machine;
     machine.on("data", (chunk: Buffer) => this.#output(chunk));
+    // A terminal whose other side has gone breaks; that QEMU has ended is told by QEMU.
+    machine.on("error", () => {});
     machine.once("close", () => {
       if (this.#machine === machine) this.#machine = undefined;
     });
@@ -34,6 +36,17 @@ export class Console {
     this.#backlogBytes = 0;
     this.#streams.add(stream);
     return stream;
+  }
+
+  /** What nobody has heard is not told any more. */
+  forget(): void {
+    this.#backlog = [];
+    this.#backlogBytes = 0;
+  }
+
+  /** Breaks all streams: their machine has died. */
+  fail(error: Error): void {
+    for (const stream of [...this.#streams]) stream.destroy(error);
   }
 
   /** Ends all streams. */

@@ -1,14 +1,17 @@
 import * as z from "zod";
 import type { OpenContext } from "../../agent/driver/driver.ts";
-import { virtualBoardConfig } from "./command.ts";
-import { assertInstalled, VirtualMachine } from "./machine.ts";
+import { qemuConfig } from "./config.ts";
+import { assertCanRun, QemuMachine } from "./machine.ts";
 
-/** Config of the drivers that a VirtualBoard brings along: its own, and which board they belong to. */
-export const partConfig = virtualBoardConfig.extend({ board: z.string() });
+/** Config of the drivers that a Qemu brings along: its own, and which one they belong to. */
+export const partConfig = z.strictObject({ machine: z.string(), config: qemuConfig });
+type PartConfig = z.output<typeof partConfig>;
 
-/** The machine that the parts of one board share. @throws DeviceOffline if QEMU is not installed. */
-export function virtualMachineOf(context: OpenContext<z.output<typeof partConfig>>): VirtualMachine {
-  const { config, log } = context;
-  assertInstalled(config);
-  return context.shared(`virtual-board:${config.board}`, () => new VirtualMachine(config, log));
+/** The machine that the parts share. @throws DeviceOffline if QEMU is not installed */
+export function machineOf(
+  context: Pick<OpenContext<unknown>, "log" | "shared">,
+  { machine, config }: PartConfig,
+): QemuMachine {
+  assertCanRun(config);
+  return context.shared(`qemu:${machine}`, () => new QemuMachine(config, context.log));
 }

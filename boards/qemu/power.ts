@@ -1,28 +1,26 @@
 import { defineDriver } from "../../agent/driver/driver.ts";
+import { unsupported } from "../../agent/driver/interface.ts";
 import { power } from "../power/interface.ts";
-import { partConfig, virtualMachineOf } from "./parts.ts";
+import { machineOf, partConfig } from "./parts.ts";
 
 export default defineDriver({
-  types: ["jumpstarter_agent.VirtualBoardPower"],
-  summary: "Power switch of a VirtualBoard.",
+  types: ["jumpstarter_driver_qemu.driver.QemuPower"],
+  summary: "Power switch of a Qemu.",
   implements: power,
   config: partConfig,
-  open: (context) => {
-    const machine = virtualMachineOf(context);
+  open(context) {
+    const machine = machineOf(context, context.config);
     return {
       methods: {
-        on: async () => {
-          await machine.on();
+        on: async ({ signal }) => {
+          await machine.on(signal);
           context.log.info("power on");
         },
         off: async () => {
           await machine.off();
           context.log.info("power off");
         },
-        // There is no meter: the supply's nominal voltage while it is on.
-        async *read() {
-          yield { voltage: machine.isOn ? 5 : 0, current: 0 };
-        },
+        read: unsupported("a virtual machine has no meter"),
       },
     };
   },

@@ -83,9 +83,12 @@ export async function checkPresent(url: string): Promise<void> {
 export function sharedPort(url: string, context: OpenContext<unknown>): SerialPort {
   const { log, uuid } = context;
   // Every driver has a loop of its own; a device or server is one and the same for all.
-  const key = isLocal(url) || socketAddress(url) !== undefined ? `serial ${url}` : `serial ${url} ${uuid}`;
+  const key = isLocal(url) || socketAddress(url) !== undefined ? serialKey(url) : `${serialKey(url)} ${uuid}`;
   return context.shared(key, () => new SerialPort(url, opener(url, log), log));
 }
+
+/** Under which drivers share a port. Whoever has a port that is no device puts it there before. */
+export const serialKey = (url: string): string => `serial ${url}`;
 
 function opener(url: string, log: OpenContext<unknown>["log"]): OpenHandle {
   const address = socketAddress(url);

@@ -1,7 +1,7 @@
 import { pipeline, Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { AgentError } from "../../agent/driver/errors.ts";
-import { findCredential } from "../oci/credentials.ts";
+import { findCredential } from "../../agent/stream/registry-credentials.ts";
 import { verify, type Digest, type Expected } from "../oci/digest.ts";
 import { chooseImage, readManifest, titleAnnotation, type ImageManifest } from "../oci/image.ts";
 import { layoutSource } from "../oci/layout.ts";

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { AgentError } from "../../agent/driver/errors.ts";
-import type { Credential } from "./credentials.ts";
+import type { Credential } from "../../agent/stream/registry-credentials.ts";
 import { readBody, resolveUrl, type Http, type HttpAnswer } from "./http.ts";
 
 /** How requests to one repository are signed, as its registry asks for it. */

@@ -2,7 +2,7 @@ import { Readable } from "node:stream";
 import * as z from "zod";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { createAuthorization } from "./authorization.ts";
-import type { Credential } from "./credentials.ts";
+import type { Credential } from "../../agent/stream/registry-credentials.ts";
 import { algorithmOf, digestOf, isDigest, type Digest } from "./digest.ts";
 import {
   connectionError,

@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import type { Credential } from "../../bundles/oci/credentials.ts";
+import type { Credential } from "../../agent/stream/registry-credentials.ts";
 import { copyImage } from "../../bundles/oci/copy.ts";
 import { artifactOf } from "../../bundles/oci/artifact.ts";
 import { fetchBlob } from "../../bundles/oci/fetch-blob.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
-import { findCredential } from "../../../bundles/oci/credentials.ts";
+import { findCredential } from "../../../agent/stream/registry-credentials.ts";
 import { chooseImage, planLayers, readManifest, type ImageIndex } from "../../../bundles/oci/image.ts";
 import { formatReference, parseReference } from "../../../bundles/oci/reference.ts";
 import { temporaryDirectory, writeFiles } from "../../sim/bundle.ts";

@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { escaped } from "../arguments.ts";
 
 const unitBytes: Readonly<Record<string, number>> = { "": 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
@@ -61,9 +62,6 @@ export interface QemuCommand {
   /** What brings the program and the firmware on Debian. */
   debianPackages: string[];
 }
-
-/** Commas separate QEMU's sub-options; a doubled one stands for itself. */
-const escaped = (value: string) => value.replaceAll(",", ",,");
 
 /** The QEMU command line of a board whose console is a client of the unix socket `consolePath`. */
 export function qemuCommand(config: VirtualBoardConfig, consolePath: string): QemuCommand {

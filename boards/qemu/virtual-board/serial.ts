@@ -1,5 +1,5 @@
-import { defineDriver } from "../../agent/driver/driver.ts";
-import { serialConsole } from "../serial/interface.ts";
+import { defineDriver } from "../../../agent/driver/driver.ts";
+import { serialConsole } from "../../serial/interface.ts";
 import { partConfig, virtualMachineOf } from "./parts.ts";
 
 export default defineDriver({

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { PassThrough } from "node:stream";
 import { test } from "node:test";
-import { qemuCommand, virtualBoardConfig } from "../../../boards/qemu/command.ts";
-import { Console } from "../../../boards/qemu/console.ts";
-import { power } from "../../../boards/power/interface.ts";
-import { startExporter } from "../../sim/exporter.ts";
+import { qemuCommand, virtualBoardConfig } from "../../../../boards/qemu/virtual-board/command.ts";
+import { Console } from "../../../../boards/qemu/console.ts";
+import { power } from "../../../../boards/power/interface.ts";
+import { startExporter } from "../../../sim/exporter.ts";
 
 const heard = (stream: NodeJS.ReadableStream) => (stream.read() as Buffer | null)?.toString() ?? "";
 
