@@ -17,7 +17,8 @@ await build({
   sourcemap: true,
   legalComments: "none",
   // Native parts stay what their packages ship; missing ones are an error of their driver alone.
-  external: ["koffi", "opendal"],
+  // ssh2 does without its own, whether or not they were built where this runs.
+  external: ["koffi", "opendal", "cpu-features", "*.node"],
   chunkNames: "chunks/[name]-[hash]",
   banner: {
     js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",

@@ -54,6 +54,16 @@ const packages = {
   // With the file that a test of running as a sudoer replaces.
   sudo: "sudo",
   dmsetup: "dmsetup",
+  "/usr/sbin/sshd": "openssh-server",
+  ssh: "openssh-client",
+  scp: "openssh-client",
+  sftp: "openssh-client",
+  "ssh-keygen": "openssh-client",
+  sshfs: "sshfs",
+  "dbus-daemon": "dbus-daemon",
+  busctl: "systemd",
+  gdbus: "libglib2.0-bin",
+  "dbus-send": "dbus-bin",
 };
 
 function present(program) {

@@ -62,6 +62,12 @@ const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
 const unixNetwork = lazy(() => import("../../net/sockets/unix.ts"));
 const websocketNetwork = lazy(() => import("../../net/sockets/websocket.ts"));
 const echoNetwork = lazy(() => import("../../net/sockets/echo.ts"));
+const dbusNetwork = lazy(() => import("../../net/sockets/dbus.ts"));
+const sshWrapper = lazy(() => import("../../net/ssh/driver.ts"));
+const sshMount = lazy(() => import("../../net/ssh/mount.ts"));
+const sshMitm = lazy(() => import("../../net/ssh-mitm/driver.ts"));
+const vnc = lazy(() => import("../../net/vnc/driver.ts"));
+const tmt = lazy(() => import("../../net/tmt/driver.ts"));
 const tftp = lazy(() => import("../../net/tftp/driver.ts"));
 const httpServer = lazy(() => import("../../net/http/driver.ts"));
 const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
@@ -162,6 +168,16 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_network.driver.WebsocketNetwork", websocketNetwork],
     ["jumpstarter_driver_network.driver.EchoNetwork", echoNetwork],
     ["jumpstarter.drivers.network.driver.EchoNetwork", echoNetwork],
+    ["jumpstarter_driver_network.driver.DbusNetwork", dbusNetwork],
+    // net/ssh
+    ["jumpstarter_driver_ssh.driver.SSHWrapper", sshWrapper],
+    ["jumpstarter_driver_ssh_mount.driver.SSHMount", sshMount],
+    // net/ssh-mitm
+    ["jumpstarter_driver_ssh_mitm.driver.SSHMITM", sshMitm],
+    // net/vnc
+    ["jumpstarter_driver_vnc.driver.Vnc", vnc],
+    // net/tmt
+    ["jumpstarter_driver_tmt.driver.TMT", tmt],
     // net/tftp
     ["jumpstarter_driver_tftp.driver.Tftp", tftp],
     ["jumpstarter_driver_tftp.driver.TftpServer", tftp],

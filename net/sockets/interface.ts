@@ -13,3 +13,10 @@ export const addressedNetwork = defineInterface({
   client,
   methods: { connect, address: unary({ args: [], result: z.string(), help: "Where the exporter connects to" }) },
 });
+
+/** A D-Bus bus; clients replace their own bus by it. */
+export const dbusNetwork = defineInterface({
+  driverType: "network",
+  client: "jumpstarter_driver_network.client.DbusNetworkClient",
+  methods: { connect },
+});
