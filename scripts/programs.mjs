@@ -64,6 +64,7 @@ const packages = {
   busctl: "systemd",
   gdbus: "libglib2.0-bin",
   "dbus-send": "dbus-bin",
+  adb: "adb",
 };
 
 function present(program) {

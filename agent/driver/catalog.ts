@@ -84,6 +84,9 @@ const hubPort = lazy(() => import("../../boards/hub-port/driver.ts"));
 const energenie = lazy(() => import("../../boards/energenie/driver.ts"));
 const snmpServer = lazy(() => import("../../boards/snmp/driver.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
+const adbServer = lazy(() => import("../../boards/adb/driver.ts"));
+const androidEmulator = lazy(() => import("../../boards/androidemulator/driver.ts"));
+const androidEmulatorPower = lazy(() => import("../../boards/androidemulator/power.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
@@ -149,6 +152,11 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_energenie.driver.EnerGenie", energenie],
     // boards/snmp
     ["jumpstarter_driver_snmp.driver.SNMPServer", snmpServer],
+    // boards/adb
+    ["jumpstarter_driver_adb.driver.AdbServer", adbServer],
+    // boards/androidemulator
+    ["jumpstarter_driver_androidemulator.driver.AndroidEmulator", androidEmulator],
+    ["jumpstarter_driver_androidemulator.driver.AndroidEmulatorPower", androidEmulatorPower],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
