@@ -39,13 +39,13 @@ export default defineDriver({
     programs: [adb_path, "setpriv"],
     ports: [{ protocol: "tcp", port, hosts: ["127.0.0.1"] }],
   }),
-  open({ config: { adb_path, host, port, connect_timeout, enable_address }, sharedOnHost, log }) {
+  open({ config: { adb_path, host, port, connect_timeout, enable_address }, log, ...context }) {
     const program = findProgram(adb_path);
     if (program === undefined) {
       const text = adb_path === "adb" ? "ADB executable not found in PATH" : `ADB executable not found: ${adb_path}`;
       throw new DeviceOffline(text, { hint: "apt install adb" });
     }
-    const server = sharedOnHost(`adb server ${port}`, () => new AdbServer(program, port));
+    const server = context.sharedOnHost(`adb server ${port}`, () => new AdbServer(program, port));
     const user = {};
 
     const serve = async (call: Call, service: string, what: string, timeoutMs = answerTimeoutMs) => {

@@ -13,8 +13,7 @@ const execute = promisify(execFile);
 const startTimeoutMs = 60_000;
 const pollMs = 100;
 /** What asking it to end may take, and ending. As in the Python driver. */
-const killTimeoutMs = 5_000;
-const endTimeoutMs = 15_000;
+const endingLimits = { askMs: 5_000, endMs: 15_000 };
 const graceMs = 2_000;
 const lookTimeoutMs = 1_000;
 
@@ -25,6 +24,7 @@ export interface EmulatorOptions {
   readonly adbPort: number;
   readonly headless: boolean;
   readonly log: Logger;
+  readonly limits?: typeof endingLimits;
 }
 
 /** One Android virtual device, on or off. That it crashed is noticed: it is off then, and can be switched on again. */
@@ -115,21 +115,21 @@ export class Emulator {
   }
 
   async #stop(): Promise<void> {
-    const { log, consolePort, adbPort } = this.#options;
+    const { log, consolePort, adbPort, limits = endingLimits } = this.#options;
     const running = this.#running;
     if (running === undefined) return log.warn("Emulator not running, ignoring");
     try {
       await execute("adb", ["-s", serialOf(consolePort), "emu", "kill"], {
         env: { ...process.env, ANDROID_ADB_SERVER_PORT: `${adbPort}` },
-        timeout: killTimeoutMs,
+        timeout: limits.askMs,
         killSignal: "SIGKILL",
       });
       this.#running = undefined;
       const over = new AbortController();
-      const late = sleep(endTimeoutMs, "late", { signal: over.signal }).catch(() => "late");
+      const late = sleep(limits.endMs, "late", { signal: over.signal }).catch(() => "late");
       const how = await Promise.race([running.ended, late]);
       over.abort();
-      if (how === "late") throw new AgentError("E_TIMEOUT", `still there after ${endTimeoutMs / 1000}s`);
+      if (how === "late") throw new AgentError("E_TIMEOUT", `still there after ${limits.endMs / 1000}s`);
       log.info("Emulator shut down gracefully");
     } catch (thrown) {
       log.warn(`Graceful shutdown failed, killing process: ${toAgentError(thrown).message}`);
