@@ -56,6 +56,9 @@ const pinInput = lazy(async () => ({ default: (await import("../../boards/gpio/r
 const pinPower = lazy(async () => ({ default: (await import("../../boards/gpio/raspberrypi.ts")).powerSwitch }));
 const i2c = lazy(() => import("../../boards/i2c/driver.ts"));
 const powerMeter = lazy(() => import("../../boards/i2c/power-meter.ts"));
+const udsCan = lazy(() => import("../../boards/uds/can.ts"));
+const udsDoip = lazy(() => import("../../boards/uds/doip.ts"));
+const doip = lazy(() => import("../../boards/doip/driver.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -157,6 +160,11 @@ export const shippedDrivers: Catalog = createCatalog(
     // boards/androidemulator
     ["jumpstarter_driver_androidemulator.driver.AndroidEmulator", androidEmulator],
     ["jumpstarter_driver_androidemulator.driver.AndroidEmulatorPower", androidEmulatorPower],
+    // boards/uds
+    ["jumpstarter_driver_uds_can.driver.UdsCan", udsCan],
+    ["jumpstarter_driver_uds_doip.driver.UdsDoip", udsDoip],
+    // boards/doip
+    ["jumpstarter_driver_doip.driver.DoIP", doip],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

@@ -39,6 +39,8 @@ const can: Load = async () => (await import("./commands/can.ts")).commands;
 const http = derived(async () => (await import("../../../net/http/interface.ts")).http);
 const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")).tftp);
 const isoTp = derived(async () => (await import("../../../boards/isotp/interface.ts")).isoTp);
+const uds = derived(async () => (await import("../../../boards/uds/interface.ts")).uds);
+const doip = derived(async () => (await import("../../../boards/doip/interface.ts")).doip);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -68,6 +70,8 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_raspberrypi.client.DigitalInputClient", "Digital input", gpioInput),
   kind("jumpstarter_agent.client.I2cClient", "I2C bus", i2c),
   kind("jumpstarter_driver_can.client.IsoTpClient", "ISO-TP over CAN", isoTp),
+  kind("jumpstarter_driver_uds.client.UdsClient", "Diagnostics of an ECU (UDS)", uds),
+  kind("jumpstarter_driver_doip.client.DoIPDriverClient", "Diagnostics over IP (DoIP)", doip),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
