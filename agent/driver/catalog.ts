@@ -90,6 +90,8 @@ const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const adbServer = lazy(() => import("../../boards/adb/driver.ts"));
 const androidEmulator = lazy(() => import("../../boards/androidemulator/driver.ts"));
 const androidEmulatorPower = lazy(() => import("../../boards/androidemulator/power.ts"));
+const stlinkMsd = lazy(() => import("../../boards/stlink-msd/driver.ts"));
+const piPico = lazy(() => import("../../boards/pi-pico/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
@@ -165,6 +167,10 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_uds_doip.driver.UdsDoip", udsDoip],
     // boards/doip
     ["jumpstarter_driver_doip.driver.DoIP", doip],
+    // boards/stlink-msd
+    ["jumpstarter_driver_stlink_msd.driver.StlinkMsdFlasher", stlinkMsd],
+    // boards/pi-pico
+    ["jumpstarter_driver_pi_pico.driver.PiPicoFlasher", piPico],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

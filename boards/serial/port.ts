@@ -169,6 +169,24 @@ export class SerialPort implements PortSide {
     });
   }
 
+  /**
+   * Lets go of the port for somebody who needs it alone, such as a program that flashes through it. All streams end first; whoever opens the
+   * port meanwhile waits until it is given back.
+   * @param use gets a way to open the port by itself, with settings of its own
+   */
+  async lend<T>(
+    signal: AbortSignal,
+    use: (open: (settings: PortSettings) => Promise<SerialHandle>) => Promise<T>,
+  ): Promise<T> {
+    this.#end(() => true);
+    return this.#inTurn(async () => {
+      signal.throwIfAborted();
+      this.#end(() => true); // what arrived before its turn came
+      await this.#stop();
+      return use((settings) => this.#open(settings, this.#lines, signal));
+    });
+  }
+
   /** Ends all streams and lets go of the port. */
   async close(): Promise<void> {
     this.#end(() => true);

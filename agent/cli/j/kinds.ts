@@ -41,6 +41,8 @@ const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")
 const isoTp = derived(async () => (await import("../../../boards/isotp/interface.ts")).isoTp);
 const uds = derived(async () => (await import("../../../boards/uds/interface.ts")).uds);
 const doip = derived(async () => (await import("../../../boards/doip/interface.ts")).doip);
+const stlinkMsd = derived(async () => (await import("../../../boards/stlink-msd/interface.ts")).stlinkMsd);
+const piPico = derived(async () => (await import("../../../boards/pi-pico/interface.ts")).piPico);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -72,6 +74,8 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_can.client.IsoTpClient", "ISO-TP over CAN", isoTp),
   kind("jumpstarter_driver_uds.client.UdsClient", "Diagnostics of an ECU (UDS)", uds),
   kind("jumpstarter_driver_doip.client.DoIPDriverClient", "Diagnostics over IP (DoIP)", doip),
+  kind("jumpstarter_driver_stlink_msd.client.StlinkMsdFlasherClient", "ST-LINK mass storage flasher", stlinkMsd),
+  kind("jumpstarter_driver_pi_pico.client.PiPicoClient", "UF2 flasher", piPico),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
