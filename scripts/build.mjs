@@ -1,5 +1,5 @@
 // Bundles the two binaries to dist/, each driver in a chunk of its own that is loaded only when a config names it.
-import { chmodSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, copyFileSync, renameSync, rmSync } from "node:fs";
 import { build } from "esbuild";
 
 // Beside dist/ and then in its place, so that an agent that starts meanwhile finds a whole one.
@@ -24,6 +24,8 @@ await build({
     js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
   },
 });
+// The Python half of the side-car lies beside the code that starts it.
+copyFileSync("agent/sidecar/host.py", `${fresh}/chunks/host.py`);
 for (const binary of ["jmp-agent.js", "j.js"]) chmodSync(`${fresh}/${binary}`, 0o755);
 rmSync("dist", { recursive: true, force: true });
 renameSync(fresh, "dist");

@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { errorCodes, type ErrorCode } from "../agent/driver/error-codes.ts";
-import { AgentError, grpcStatusOf } from "../agent/driver/errors.ts";
+import { AgentError, grpcAnswerOf } from "../agent/driver/errors.ts";
 
 /** Names of google.rpc.Code, as clients print them. */
 const statusNames: Record<number, string> = {
@@ -21,7 +21,7 @@ const statusNames: Record<number, string> = {
 
 export function errorsDocument(): string {
   const rows = Object.entries(errorCodes).map(([code, { category, meaning }]) => {
-    const status = grpcStatusOf(new AgentError(code as ErrorCode, ""));
+    const { status } = grpcAnswerOf(new AgentError(code as ErrorCode, ""));
     return [`\`${code}\``, category, statusNames[status] ?? String(status), meaning];
   });
   return `# Error codes

@@ -34,7 +34,8 @@ export function fromStatus(trailers: IncomingHttpHeaders, what: string): AgentEr
   if (number === 0) return undefined;
   const details = decodeMessage(String(trailers["grpc-message"] ?? ""));
   const code = codeOfStatus.get(number) ?? "E_FAILED";
-  return new AgentError(code, details === "" ? `${what} failed without a reason (gRPC status ${number})` : details);
+  const message = details === "" ? `${what} failed without a reason (gRPC status ${number})` : details;
+  return new AgentError(code, message, { answer: { status: number, details } });
 }
 
 /** Undoes the percent-encoding of `grpc-message`; what is not well-formed stays as it is. */

@@ -12,12 +12,18 @@ export interface Catalog {
   types(): string[];
   /** Undefined for an unknown type. */
   load(type: string): Promise<AnyDriver> | undefined;
+  /**
+   * The driver that runs drivers of unknown types elsewhere, if this one can be.
+   * @param meant a known type that looks much like it
+   */
+  foreign?(type: string, meant: string | undefined): Promise<AnyDriver | undefined>;
 }
 
-export function createCatalog(entries: ReadonlyMap<string, Load>): Catalog {
+export function createCatalog(entries: ReadonlyMap<string, Load>, foreign?: Catalog["foreign"]): Catalog {
   return {
     types: () => [...entries.keys()].sort(),
     load: (type) => entries.get(type)?.(),
+    ...(foreign === undefined ? {} : { foreign }),
   };
 }
 
@@ -95,6 +101,7 @@ const piPico = lazy(() => import("../../boards/pi-pico/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
+const sideCar = lazy(() => import("../sidecar/driver.ts"));
 
 /** The drivers that ship with the agent. */
 export const shippedDrivers: Catalog = createCatalog(
@@ -211,5 +218,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_flashers.driver.BaseFlasher", baseFlasher],
     ["jumpstarter_driver_flashers.driver.TIJ784S4Flasher", tiFlasher],
     ["jumpstarter_driver_flashers.driver.RCarS4Flasher", rcarFlasher],
+    // agent/sidecar
+    ["jumpstarter_agent.SideCar", sideCar],
   ]),
+  async (type, meant) => (await import("../sidecar/foreign.ts")).foreignDriver(type, meant),
 );

@@ -1,5 +1,6 @@
 import type { Readable, Writable } from "node:stream";
 import type * as z from "zod";
+import type { Bridge, BridgeContext } from "./bridge.ts";
 import type { Calls, Implementation, Interface } from "./interface.ts";
 import type { Logger } from "./log.ts";
 import type { ReceiptKeeper } from "./receipt.ts";
@@ -46,6 +47,8 @@ export interface OpenContext<C> {
   readonly uuid: string;
   readonly log: Logger;
   readonly children: ReadonlyMap<string, ChildHandle>;
+  /** What the driver's `bridge` made. */
+  readonly bridge: Bridge | undefined;
   /** Aborted when the exporter closes. */
   readonly signal: AbortSignal;
   /**
@@ -150,6 +153,11 @@ export interface Driver<I extends Interface = Interface, S extends z.ZodType = z
   needs?(config: z.output<S>): HostNeeds;
   /** Entries for what is plugged in. Changes nothing. */
   suggest?(): Awaitable<readonly Suggestion[]>;
+  /**
+   * Another process runs this driver with all that is configured below it, which its config then holds. Made once, before
+   * `open` gives it life; starts nothing.
+   */
+  bridge?(context: BridgeContext<z.output<S>>): Bridge;
   /**
    * Gives the interface life; must not change the state of hardware.
    * @throws DeviceOffline if the hardware is missing: the driver is then offline, not the agent.

@@ -2,7 +2,7 @@ import { getSystemErrorMap } from "node:util";
 import * as z from "zod";
 import { errorCodes, type ErrorCode } from "./error-codes.ts";
 
-/** What kind of failure an error is; each maps to one gRPC status (see {@link grpcStatusOf}). */
+/** What kind of failure an error is; each maps to one gRPC status (see {@link grpcAnswerOf}). */
 export type ErrorCategory =
   | "cancelled"
   | "failed"
@@ -37,6 +37,14 @@ export interface AgentErrorOptions {
   /** What the reader can do about it; printed by the command line, never sent to clients. */
   hint?: string | undefined;
   cause?: unknown;
+  /** What another gRPC server answered with; clients get it as it came. */
+  answer?: GrpcAnswer | undefined;
+}
+
+/** How an RPC ended: status number and text. */
+export interface GrpcAnswer {
+  readonly status: number;
+  readonly details: string;
 }
 
 /**
@@ -47,6 +55,7 @@ export class AgentError extends Error {
   readonly code: ErrorCode;
   readonly category: ErrorCategory;
   readonly hint: string | undefined;
+  readonly answer: GrpcAnswer | undefined;
 
   constructor(code: ErrorCode, message: string, options: AgentErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
@@ -54,6 +63,7 @@ export class AgentError extends Error {
     this.code = code;
     this.category = errorCodes[code].category;
     this.hint = options.hint;
+    this.answer = options.answer;
   }
 }
 
@@ -109,7 +119,7 @@ export function toAgentError(thrown: unknown): AgentError {
   return new AgentError("E_FAILED", String(thrown));
 }
 
-/** The gRPC status number of an error. */
-export function grpcStatusOf(error: AgentError): number {
-  return grpcStatus[error.category];
+/** How an RPC ends that fails with this error. */
+export function grpcAnswerOf(error: AgentError): GrpcAnswer {
+  return error.answer ?? { status: grpcStatus[error.category], details: error.message };
 }

@@ -1,4 +1,5 @@
 import type { Readable } from "node:stream";
+import type { Bridge } from "./bridge.ts";
 import { childHandle } from "./child-calls.ts";
 import type { Call, Cancellable, OpenDriver } from "./driver.ts";
 import { AgentError, DeviceOffline, toAgentError } from "./errors.ts";
@@ -34,6 +35,8 @@ export class LiveDriver {
   readonly environment: TreeEnvironment;
   readonly log: Logger;
   readonly events: TreeEvents;
+  /** The way to the process that runs it, if that is not ours. Calls go there once the driver is {@link opened}. */
+  readonly bridge: Bridge | undefined;
   readonly #shared: SharedObjects<LiveDriver>;
   readonly #closing = new AbortController();
   #opened: OpenDriver<Interface> | undefined;
@@ -59,6 +62,15 @@ export class LiveDriver {
       logger: `driver.${planned.type.split(".").at(-1) ?? planned.type}`,
       driverType: planned.driver.implements.driverType,
       level: planned.logLevel,
+    });
+    this.bridge = planned.driver.bridge?.({
+      config: planned.config,
+      path: planned.path,
+      uuid: planned.uuid,
+      log: this.log,
+      logs: environment.logs,
+      signal: this.signal,
+      changed: () => void (this.#opened === undefined ? this.opened().catch(() => {}) : this.look()),
     });
   }
 
@@ -144,6 +156,7 @@ export class LiveDriver {
         uuid: planned.uuid,
         log: this.log,
         children: new Map([...this.children].map(([name, child]) => [name, childHandle(child, this)])),
+        bridge: this.bridge,
         signal,
         shared: (key, make) => {
           // Nobody would close what is made now.

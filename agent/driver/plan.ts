@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import * as z from "zod";
+import { carriedEntries, proxyType } from "./carried-entries.ts";
 import type { Catalog } from "./catalog.ts";
 import { closest } from "./closest.ts";
 import type { AnyDriver } from "./driver.ts";
@@ -8,7 +9,6 @@ import { severities, type Severity } from "./log.ts";
 import { problemsOf } from "./problems.ts";
 
 export const compositeType = "jumpstarter_driver_composite.driver.Composite";
-const proxyType = "jumpstarter_driver_composite.driver.Proxy";
 
 /** A driver that is going to be opened: everything the configuration says, checked, no hardware touched yet. */
 export interface PlannedDriver {
@@ -91,21 +91,27 @@ async function draftDriver(
     problems.push({ path: fields, message: "a Proxy needs config.ref, the dotted path of another driver" });
     return undefined;
   }
-  const driver = await catalog.load(type);
+  const known = await catalog.load(type);
+  const meant = known === undefined ? closest(type, catalog.types()) : undefined;
+  const driver = known ?? (await catalog.foreign?.(type, meant));
   if (driver === undefined) {
-    const meant = closest(type, catalog.types());
     const what = type.includes(".")
       ? `Driver '${type}' is not installed. Please check exporter configuration.`
       : `${type} doesn't look like a class path`;
     problems.push({ path: [...at, "type"], message: meant === undefined ? what : `${what} Did you mean ${meant}?` });
     return undefined;
   }
+  if (driver.bridge !== undefined) {
+    const wanted = known === undefined ? { type, config: given.config } : given.config;
+    const inner = known === undefined ? fields : [...fields, "config"];
+    return draftBridged({ ...given, config: wanted }, driver, { name, path, at, inner }, problems);
+  }
   const { log_level, uuid, labels, ...own } = given.config ?? {};
   const common = commonConfig.safeParse({ log_level, uuid, labels });
   const config = ownConfig(driver).safeParse(own);
-  const known = driver.config instanceof z.ZodObject ? Object.keys(driver.config.shape) : [];
+  const keys = driver.config instanceof z.ZodObject ? Object.keys(driver.config.shape) : [];
   for (const parsed of [common, config]) {
-    if (!parsed.success) problems.push(...problemsOf(parsed.error, fields, known));
+    if (!parsed.success) problems.push(...problemsOf(parsed.error, fields, keys));
   }
   const configured = given.children ?? {};
   const added =
@@ -139,6 +145,45 @@ async function draftDriver(
     description: given.description,
     methodsDescription: given.methodsDescription ?? {},
     children,
+  };
+}
+
+/** A driver that another process runs, with all that is configured below it: no draft of ours, but a part of its config. */
+function draftBridged(
+  given: DriverEntry,
+  driver: AnyDriver,
+  { name, path, at, inner }: { name: string; path: string; at: ConfigProblem["path"]; inner: ConfigProblem["path"] },
+  problems: ConfigProblem[],
+): Draft | undefined {
+  const config = ownConfig(driver).safeParse({
+    ...given.config,
+    description: given.description,
+    methodsDescription: given.methodsDescription,
+    children: carriedEntries(given.children ?? {}, path, [...at, "children"], problems),
+  });
+  if (!config.success) {
+    problems.push(...problemsOf(config.error, [...at, "config"]));
+    return undefined;
+  }
+  const { log_level, uuid, labels } = (config.data["config"] ?? {}) as Record<string, unknown>;
+  const common = commonConfig.safeParse({ log_level, uuid, labels });
+  if (!common.success) {
+    problems.push(...problemsOf(common.error, inner));
+    return undefined;
+  }
+  return {
+    name,
+    path,
+    type: String(config.data["type"]),
+    driver,
+    uuid: common.data.uuid ?? randomUUID(),
+    configuredUuid: common.data.uuid,
+    config: config.data,
+    labels: common.data.labels,
+    logLevel: common.data.log_level,
+    description: given.description,
+    methodsDescription: given.methodsDescription ?? {},
+    children: new Map(),
   };
 }
 

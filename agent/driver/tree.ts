@@ -21,6 +21,8 @@ export class DriverTree {
   /** Children before their parents, each driver once. */
   #drivers: readonly LiveDriver[];
   #byUuid: ReadonlyMap<string, LiveDriver>;
+  /** Those that other processes run. */
+  #bridged: readonly LiveDriver[];
   /** Settles when no replan is under way. */
   #replanned: Promise<unknown> = Promise.resolve();
   #unplug: (() => void) | undefined;
@@ -29,7 +31,11 @@ export class DriverTree {
 
   constructor(planned: PlannedDriver, environment: TreeEnvironment) {
     this.environment = environment;
-    ({ root: this.#root, drivers: this.#drivers, byUuid: this.#byUuid } = this.#make(planned, new Map()));
+    const { root, drivers, byUuid, bridged } = this.#make(planned, new Map());
+    this.#root = root;
+    this.#drivers = drivers;
+    this.#byUuid = byUuid;
+    this.#bridged = bridged;
   }
 
   get root(): LiveDriver {
@@ -46,8 +52,11 @@ export class DriverTree {
     return [...this.#drivers];
   }
 
+  /** The driver with this uuid, or the one whose bridge leads to it. */
   byUuid(uuid: string): LiveDriver | undefined {
-    return this.#byUuid.get(uuid);
+    return (
+      this.#byUuid.get(uuid) ?? this.#bridged.find(({ bridge }) => bridge?.reports.some((told) => told.uuid === uuid))
+    );
   }
 
   /**
@@ -55,6 +64,8 @@ export class DriverTree {
    * @throws AgentError the first other failure, prefixed with the driver's path; everything is closed again.
    */
   async open(): Promise<void> {
+    // Other processes take their time to start: all at once.
+    for (const driver of this.#bridged) driver.opened().catch(() => {});
     for (const driver of this.drivers) {
       try {
         await driver.opened();
@@ -101,10 +112,11 @@ export class DriverTree {
     this.signal.throwIfAborted();
     const { kept, retired, changes } = compareTrees(this.#drivers, planned);
     // From here on the new tree is the tree: its drivers only have to be opened, which every call does.
-    const { root, drivers, byUuid } = this.#make(planned, kept);
+    const { root, drivers, byUuid, bridged } = this.#make(planned, kept);
     this.#root = root;
     this.#drivers = drivers;
     this.#byUuid = byUuid;
+    this.#bridged = bridged;
     const reason = new AgentError("E_CANCELLED", "the driver has gone with its configuration");
     for (const driver of retired) driver.retire(reason);
     for (const driver of [...retired].reverse()) {
@@ -210,7 +222,8 @@ export class DriverTree {
     };
     const root = make(planned);
     const drivers = [...made.values()];
-    return { root, drivers, byUuid: new Map(drivers.map((driver) => [driver.uuid, driver])) };
+    const byUuid = new Map(drivers.map((driver) => [driver.uuid, driver]));
+    return { root, drivers, byUuid, bridged: drivers.filter(({ bridge }) => bridge !== undefined) };
   }
 }
 

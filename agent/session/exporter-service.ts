@@ -18,6 +18,7 @@ import { AgentError, toAgentError, type ErrorCategory } from "../driver/errors.t
 import { invokeStreaming, invokeUnary } from "../driver/invoke.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
 import { fromWire, toWire } from "../stream/value.ts";
+import { bridgedCall, bridgedStreamingCall } from "./bridged.ts";
 import type { Exporter } from "./exporter.ts";
 import type { Limit } from "./limit.ts";
 import { callBegins } from "./observed.ts";
@@ -68,12 +69,20 @@ export function exporterService(service: Service): Map<string, RpcMethod> {
     },
   };
 
-  const driverCall: UnaryRpc<DriverCallRequest, DriverCallResponse> = {
+  const driverCall: UnaryRpc<Raw<DriverCallRequest>, DriverCallResponse | Uint8Array> = {
     kind: "unary",
-    ...codec(DriverCallRequest, DriverCallResponse),
+    ...rawCodec(DriverCallRequest, DriverCallResponse),
     handle: async (request, rpc) => {
       const driver = admit(service, request.uuid);
       const release = service.calls.enter();
+      if (driver.bridge !== undefined) {
+        const { bridge } = driver;
+        try {
+          return await logged(service, driver, request.method, () => bridgedCall(driver, bridge, request, rpc));
+        } finally {
+          release();
+        }
+      }
       const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       try {
@@ -89,12 +98,26 @@ export function exporterService(service: Service): Map<string, RpcMethod> {
     },
   };
 
-  const streamingDriverCall: StreamingRpc<StreamingDriverCallRequest, StreamingDriverCallResponse> = {
+  const streamingDriverCall: StreamingRpc<Raw<StreamingDriverCallRequest>, StreamingDriverCallResponse | Uint8Array> = {
     kind: "streaming",
-    ...codec(StreamingDriverCallRequest, StreamingDriverCallResponse),
+    ...rawCodec(StreamingDriverCallRequest, StreamingDriverCallResponse),
     handle: async function* (request, rpc) {
       const driver = admit(service, request.uuid);
       const release = service.calls.enter();
+      if (driver.bridge !== undefined) {
+        const operation = beginOperation(service, driver, request.method);
+        try {
+          yield* bridgedStreamingCall(driver, driver.bridge, request, rpc);
+          operation.completed();
+        } catch (error) {
+          operation.failed(error);
+          throw error;
+        } finally {
+          operation.left();
+          release();
+        }
+        return;
+      }
       const { call, done } = exporter.beginCall(driver, rpc);
       const args = request.args.map(fromWire);
       const operation = beginOperation(service, driver, request.method);
@@ -155,6 +178,17 @@ function codec<Request, Response>(request: Message<Request>, response: Message<R
   return {
     decode: (bytes: Buffer) => request.decode(bytes),
     encode: (message: Response) => response.encode(message).finish(),
+  };
+}
+
+/** A request together with the bytes that it came as: what goes over a bridge goes as it came. */
+export type Raw<T> = T & { readonly bytes: Uint8Array };
+
+function rawCodec<Request, Response extends object>(request: Message<Request>, response: Message<Response>) {
+  return {
+    decode: (bytes: Buffer): Raw<Request> => ({ ...request.decode(bytes), bytes }),
+    encode: (answer: Response | Uint8Array) =>
+      answer instanceof Uint8Array ? answer : response.encode(answer).finish(),
   };
 }
 

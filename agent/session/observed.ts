@@ -52,8 +52,10 @@ function begin({ caller }: Service, tell: (done: Done) => void): Ended {
   };
 }
 
-function named({ planned }: LiveDriver, method: string): Pick<CallDone, "driver" | "type" | "method"> {
-  const declared = Object.hasOwn(planned.driver.implements.methods, method);
+function named({ planned, bridge }: LiveDriver, method: string): Pick<CallDone, "driver" | "type" | "method"> {
+  // What stands behind a bridge is not known here, nor declared.
+  const declared =
+    bridge !== undefined ? /^\w{1,64}$/.test(method) : Object.hasOwn(planned.driver.implements.methods, method);
   return { driver: planned.path, type: planned.type, method: declared ? method : "?" };
 }
 

@@ -4,6 +4,7 @@ import { invokeStream } from "../driver/invoke.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
 import { supportsEncoding } from "../stream/codecs.ts";
 import type { RouterStream } from "../stream/router-stream.ts";
+import { serveBridged } from "./bridged.ts";
 import { admit, type Service } from "./exporter-service.ts";
 import { streamOfRpc } from "./frame-carrier.ts";
 import { joinStreams } from "./join-streams.ts";
@@ -51,6 +52,10 @@ function parseRequest(header: string | string[] | undefined): z.output<typeof st
 
 async function serveDriver(service: Service, rpc: RpcCall, uuid: string, method: string): Promise<void> {
   const driver = admit(service, uuid);
+  if (driver.bridge !== undefined) {
+    await serveBridged(service, rpc, driver, driver.bridge, { kind: "driver", uuid, method });
+    return;
+  }
   const { call, done } = service.session.exporter.beginCall(driver, rpc);
   const ended = streamBegins(service, driver, method);
   let client: RouterStream | undefined;
@@ -77,7 +82,12 @@ function halfCloses(driver: LiveDriver, method: string): boolean {
 const resourceFrameBytes = 512 * 1024;
 
 async function serveResource(service: Service, rpc: RpcCall, uuid: string, requested: string | null): Promise<void> {
-  admit(service, uuid);
+  const driver = admit(service, uuid);
+  if (driver.bridge !== undefined) {
+    const request = { kind: "resource", uuid, x_jmp_content_encoding: requested } as const;
+    await serveBridged(service, rpc, driver, driver.bridge, request);
+    return;
+  }
   // Asked for an encoding we lack, we say so by leaving out the key, and the client converts by itself.
   const encoding = contentEncodings.find((known) => known === requested && supportsEncoding(known)) ?? null;
   const stream = streamOfRpc(rpc.stream, { bytes: true, largestFrameBytes: resourceFrameBytes });

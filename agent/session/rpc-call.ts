@@ -1,6 +1,6 @@
 import { constants, type IncomingHttpHeaders, type OutgoingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import type { Cancellable } from "../driver/driver.ts";
-import { AgentError, grpcStatusOf, toAgentError } from "../driver/errors.ts";
+import { AgentError, grpcAnswerOf, toAgentError } from "../driver/errors.ts";
 import { prefixed } from "../stream/rpc-messages.ts";
 
 const responseHeaders = { ":status": 200, "content-type": "application/grpc", "grpc-accept-encoding": "identity" };
@@ -136,8 +136,8 @@ const longestStatusText = 4_000;
 
 function statusOf(thrown: unknown): OutgoingHttpHeaders {
   if (thrown === undefined) return { "grpc-status": 0 };
-  const error = toAgentError(thrown);
-  return { "grpc-status": grpcStatusOf(error), "grpc-message": percentEncoded(error.message) };
+  const { status, details } = grpcAnswerOf(toAgentError(thrown));
+  return { "grpc-status": status, "grpc-message": percentEncoded(details) };
 }
 
 /** The gRPC form of a status text: printable ASCII but `%`, everything else as %XX of its UTF-8 bytes. */
