@@ -1,8 +1,9 @@
-// Writes docs/errors.md from the table of error codes. usage: npx tsx scripts/errors-doc.ts
+// Writes docs/errors.md from the table of error codes. usage: npm run docs
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { errorCodes, type ErrorCode } from "../agent/driver/error-codes.ts";
 import { AgentError, grpcAnswerOf } from "../agent/driver/errors.ts";
+import { markdownTable } from "./markdown.ts";
 
 /** Names of google.rpc.Code, as clients print them. */
 const statusNames: Record<number, string> = {
@@ -29,18 +30,10 @@ export function errorsDocument(): string {
 Every error of the agent has one of these codes. Clients see the gRPC status and the error's text; the command line
 prints the text and, where there is one, a hint. Exit codes: 2 for \`E_USAGE\`, 1 for any other.
 
-This page is generated from \`agent/driver/error-codes.ts\` by \`npx tsx scripts/errors-doc.ts\`.
+This page is generated from \`agent/driver/error-codes.ts\` by \`npm run docs\`.
 
-${table([["Code", "Category", "gRPC status", "When"], ...rows])}
+${markdownTable([["Code", "Category", "gRPC status", "When"], ...rows])}
 `;
-}
-
-/** The first row is the head. */
-function table(rows: string[][]): string {
-  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
-  const line = (cells: string[]) => `| ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(" | ")} |`;
-  const [head = [], ...body] = rows;
-  return [line(head), line(widths.map((width) => "-".repeat(width))), ...body.map(line)].join("\n");
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) writeFileSync("docs/errors.md", errorsDocument());

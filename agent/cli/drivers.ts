@@ -10,7 +10,7 @@ import { defineCommand, table } from "./command.ts";
 type Schema = z.core.JSONSchema.BaseSchema;
 
 /** What `--json` prints for one driver. */
-interface Description {
+export interface Description {
   readonly type: string;
   /** Every type string that selects it. */
   readonly types: readonly string[];
@@ -81,7 +81,8 @@ async function load(type: string): Promise<AnyDriver> {
   }
 }
 
-async function describe(type: string): Promise<Description> {
+/** @throws AgentError E_FAILED if there is no such driver */
+export async function describe(type: string): Promise<Description> {
   const driver = await load(type);
   return {
     type,
@@ -155,7 +156,7 @@ function signature({ name, kind, args = [], rest, result, item }: MethodDescript
 }
 
 /** A schema in a few words. */
-function typeOf(schema: Schema): string {
+export function typeOf(schema: Schema): string {
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.enum !== undefined) return schema.enum.map((value) => JSON.stringify(value)).join("|");
   const options = schema.anyOf ?? schema.oneOf;
