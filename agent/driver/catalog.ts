@@ -65,6 +65,8 @@ const powerMeter = lazy(() => import("../../boards/i2c/power-meter.ts"));
 const udsCan = lazy(() => import("../../boards/uds/can.ts"));
 const udsDoip = lazy(() => import("../../boards/uds/doip.ts"));
 const doip = lazy(() => import("../../boards/doip/driver.ts"));
+const httpVideo = lazy(() => import("../../boards/video/driver.ts"));
+const uStreamer = lazy(() => import("../../boards/ustreamer/driver.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -178,6 +180,9 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_stlink_msd.driver.StlinkMsdFlasher", stlinkMsd],
     // boards/pi-pico
     ["jumpstarter_driver_pi_pico.driver.PiPicoFlasher", piPico],
+    // boards/ustreamer, boards/video
+    ["jumpstarter_driver_ustreamer.driver.UStreamer", uStreamer],
+    ["jumpstarter_driver_video.driver.HttpVideo", httpVideo],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

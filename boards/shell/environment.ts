@@ -1,4 +1,5 @@
 import { AgentError } from "../../agent/driver/errors.ts";
+import { withoutSecrets } from "../../agent/sys/program.ts";
 
 /** Names that change which code runs, rather than what it does: loaders, interpreters' start files, shells' options. */
 const blocked = new Set(
@@ -12,9 +13,6 @@ const blockedPrefixes = ["LD_", "BASH_FUNC_"];
 
 /** What Python takes for an identifier. */
 const identifier = /^[\p{XID_Start}_]\p{XID_Continue}*$/u;
-
-/** Names in the exporter's own environment whose values are nobody's business but its own. */
-const secret = /TOKEN|PASSPHRASE|PASSWORD|SECRET|CREDENTIAL|^NOTIFY_SOCKET$/i;
 
 /**
  * Environment of a script: the exporter's without its secrets, the configured one, the client's.
@@ -33,6 +31,5 @@ export function scriptEnvironment(
       throw new AgentError("E_INVALID", `Environment variable '${name}' is blocked for security reasons`);
     }
   }
-  const inherited = Object.entries(own).filter(([name]) => !secret.test(name));
-  return { ...Object.fromEntries(inherited), ...configured, ...client };
+  return { ...withoutSecrets(own), ...configured, ...client };
 }
