@@ -94,6 +94,7 @@ const noyitoHid = lazy(() => import("../../boards/noyito/hid.ts"));
 const hubPort = lazy(() => import("../../boards/hub-port/driver.ts"));
 const energenie = lazy(() => import("../../boards/energenie/driver.ts"));
 const snmpServer = lazy(() => import("../../boards/snmp/driver.ts"));
+const tasmota = lazy(() => import("../../boards/tasmota/driver.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const adbServer = lazy(() => import("../../boards/adb/driver.ts"));
 const androidEmulator = lazy(() => import("../../boards/androidemulator/driver.ts"));
@@ -183,6 +184,8 @@ export const shippedDrivers: Catalog = createCatalog(
     // boards/ustreamer, boards/video
     ["jumpstarter_driver_ustreamer.driver.UStreamer", uStreamer],
     ["jumpstarter_driver_video.driver.HttpVideo", httpVideo],
+    // boards/tasmota
+    ["jumpstarter_driver_tasmota.driver.TasmotaPower", tasmota],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

@@ -4,6 +4,8 @@ import { test } from "node:test";
 import fc from "fast-check";
 import * as ber from "../../boards/snmp/ber.ts";
 import * as protocol from "../../boards/snmp/protocol.ts";
+import * as mqtt from "../../boards/tasmota/protocol.ts";
+import { readingOf, stateOf } from "../../boards/tasmota/topics.ts";
 import { communitySecurity, UserSecurity } from "../../boards/snmp/security.ts";
 
 /** Plain objects, to be compared with what decoders make. */
@@ -81,5 +83,54 @@ test("damaged SNMP messages are noise or BerErrors", () => {
       }
     }),
     { numRuns: 500 },
+  );
+});
+
+test("whatever a broker sends, and however it is cut, is packets or an MqttError", () => {
+  const frame = fc
+    .tuple(fc.constantFrom(0x20, 0x30, 0x31, 0x32, 0x40, 0x90, 0xd0, 0xe0), fc.uint8Array({ maxLength: 100 }))
+    .map(([first, body]) => Uint8Array.of(first, body.length, ...body));
+  const stream = fc.oneof(
+    fc.uint8Array(),
+    fc.array(frame, { maxLength: 5 }).map((frames) => Uint8Array.from(frames.flatMap((bytes) => [...bytes]))),
+  );
+  const read = (chunks: readonly Uint8Array[]) => {
+    const packets = new mqtt.Packets();
+    const found: mqtt.Packet[] = [];
+    try {
+      for (const chunk of chunks) found.push(...packets.push(chunk));
+      return { found, failed: false };
+    } catch (error) {
+      assert.ok(error instanceof mqtt.MqttError, String(error));
+      return { found, failed: true };
+    }
+  };
+  fc.assert(
+    fc.property(stream, fc.integer({ min: 1, max: 7 }), (bytes, size) => {
+      const chunks = Array.from({ length: Math.ceil(bytes.length / size) }, (_, at) =>
+        bytes.subarray(at * size, (at + 1) * size),
+      );
+      const [whole, cut] = [read([bytes]), read(chunks)];
+      assert.equal(cut.failed, whole.failed);
+      if (!whole.failed) assert.deepEqual(cut.found, whole.found);
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+test("whatever a plug says is a state, a reading, or nothing", () => {
+  const payload = fc.oneof(
+    fc.string(),
+    fc.json(),
+    fc.json().map((inner) => `{"StatusSNS":{"ENERGY":${inner}},"POWER":${inner}}`),
+    fc.tuple(fc.json(), fc.json()).map(([one, two]) => `{"ENERGY":{"Voltage":${one},"Current":${two}}}`),
+  );
+  fc.assert(
+    fc.property(payload, (given) => {
+      assert.ok([true, false, undefined].includes(stateOf(given, "POWER")));
+      const reading = readingOf(given);
+      if (reading !== undefined) assert.ok(Number.isFinite(reading.voltage + reading.current));
+    }),
+    { numRuns: 1_000 },
   );
 });
