@@ -95,6 +95,7 @@ const hubPort = lazy(() => import("../../boards/hub-port/driver.ts"));
 const energenie = lazy(() => import("../../boards/energenie/driver.ts"));
 const snmpServer = lazy(() => import("../../boards/snmp/driver.ts"));
 const tasmota = lazy(() => import("../../boards/tasmota/driver.ts"));
+const httpPower = lazy(() => import("../../boards/http-power/driver.ts"));
 const ubootConsole = lazy(() => import("../../boards/uboot/driver.ts"));
 const adbServer = lazy(() => import("../../boards/adb/driver.ts"));
 const androidEmulator = lazy(() => import("../../boards/androidemulator/driver.ts"));
@@ -186,6 +187,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_video.driver.HttpVideo", httpVideo],
     // boards/tasmota
     ["jumpstarter_driver_tasmota.driver.TasmotaPower", tasmota],
+    // boards/http-power
+    ["jumpstarter_driver_http_power.driver.HttpPower", httpPower],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
