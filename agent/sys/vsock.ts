@@ -4,7 +4,7 @@ import { Duplex } from "node:stream";
 import { AgentError } from "../driver/errors.ts";
 import { loadKoffi, systemError, type Koffi } from "./native.ts";
 import { watchDescriptor } from "./poll.ts";
-import { socketCalls, SOCK_NONBLOCK, SOL_SOCKET, type SocketCalls } from "./sockets.ts";
+import { socketCalls, SOCK_NONBLOCK, SOL_SOCKET } from "./sockets.ts";
 
 /** Virtual sockets of Linux, between a host and its guests. Numbers: linux/socket.h, asm-generic/socket.h, linux/vm_sockets.h. */
 
@@ -85,8 +85,8 @@ function vsockCalls(koffi: Koffi) {
   const fcntl = libc.func("int fcntl(int fd, int command, ...)") as (...args: unknown[]) => number;
   const orErrno = (result: number) => (result === -1 ? -koffi.errno() : result);
   return {
-    send: sockets.send.bind(sockets) as SocketCalls["send"],
-    receive: sockets.receive.bind(sockets) as SocketCalls["receive"],
+    send: (fd: number, bytes: Uint8Array) => sockets.send(fd, bytes),
+    receive: (fd: number, bytes: Uint8Array) => sockets.receive(fd, bytes),
     open(): number {
       try {
         return sockets.open(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK, 0, "open a virtual socket");

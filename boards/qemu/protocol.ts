@@ -24,7 +24,10 @@ export function parseQmp(line: string): QmpMessage | undefined {
   const { event, data, id, error } = value;
   if (typeof event === "string") return { kind: "event", name: event, data: isObject(data) ? data : {} };
   if (typeof id !== "number") return undefined;
-  if (isObject(error)) return { kind: "error", id, text: String(error["desc"] ?? error["class"] ?? "refused") };
+  if (isObject(error)) {
+    const { desc, class: kind } = error;
+    return { kind: "error", id, text: [desc, kind].find((word) => typeof word === "string") ?? "no reason given" };
+  }
   return "return" in value ? { kind: "return", id, value: value["return"] } : undefined;
 }
 

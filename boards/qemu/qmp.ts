@@ -11,8 +11,8 @@ const answerTimeoutMs = 10_000;
 export type QmpEvent = Extract<QmpMessage, { kind: "event" }>;
 
 interface Waiting {
-  resolve(value: unknown): void;
-  reject(error: Error): void;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
 }
 
 /** A connection to QEMU's machine protocol. Its calls fail when it ends; whoever made the streams closes them. */

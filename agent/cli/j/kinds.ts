@@ -30,6 +30,8 @@ const mux: Load = async () => (await import("./commands/mux.ts")).muxCommands;
 const muxFlasher: Load = async () => (await import("./commands/mux.ts")).muxFlasherCommands;
 const netbootFlasher: Load = async () => (await import("./commands/netboot-flasher.ts")).commands;
 const shell: Load = async (node, signal) => (await import("./commands/shell.ts")).commandsOf(node, signal);
+const qemu: Load = async () => (await import("./commands/qemu.ts")).commands;
+const qemuFlasher: Load = async () => (await import("./commands/qemu.ts")).qemuFlasherCommands;
 const noyito: Load = async () => (await import("./commands/noyito.ts")).commands;
 const dutNetwork: Load = async () => (await import("./commands/dut-network.ts")).commands;
 const gpioOutput: Load = async () => (await import("./commands/gpio.ts")).outputCommands;
@@ -61,6 +63,12 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_opendal.client.StorageMuxClient", "Storage operations", mux),
   kind("jumpstarter_driver_opendal.client.StorageMuxFlasherClient", "Generic flasher interface", muxFlasher),
   kind("jumpstarter_driver_flashers.client.BaseFlasherClient", "Software-defined flasher interface", netbootFlasher),
+  kind("jumpstarter_driver_qemu.client.QemuClient", "QEMU virtual machine", qemu),
+  kind(
+    "jumpstarter_driver_qemu.client.QemuFlasherClient",
+    "Flasher client for QEMU with OCI support via fls.",
+    qemuFlasher,
+  ),
   kind("jumpstarter_driver_http.client.HttpServerClient", "HTTP server", http),
   kind("jumpstarter_driver_tftp.client.TftpServerClient", "TFTP server", tftp),
   kind("jumpstarter_driver_dut_network.client.DutNetworkClient", "DUT Network Isolation", dutNetwork),

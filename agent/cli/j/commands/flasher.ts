@@ -22,7 +22,7 @@ export const compression = {
 } as const;
 
 /** `flash` and `dump` for whatever can take an image. */
-function flashCommands(means: Flasher): Commands {
+export function flashCommands(means: Flasher): Commands {
   return {
     flash: command({
       help: "Flash image to DUT",
@@ -62,7 +62,8 @@ export function parseTarget(spec: string): { target: string; file: string } {
 
 const label = (verb: string, target: string | undefined) => (target === undefined ? verb : `${verb} ${target}`);
 
-export const flasherCommands = flashCommands({
+/** Images that this client lends. */
+export const images: Flasher = {
   flash: async (run, { file, target, encoding }) => {
     const calls = run.node.as(flasher, { signal: run.signal });
     const use = (handle: ResourceHandle) => calls.flash(handle, target);
@@ -73,4 +74,6 @@ export const flasherCommands = flashCommands({
     const use = (handle: ResourceHandle) => calls.dump(handle, target);
     await withSink(run, file, use, { label: label("dump", target), encoding });
   },
-});
+};
+
+export const flasherCommands = flashCommands(images);
