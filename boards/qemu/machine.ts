@@ -175,6 +175,7 @@ export class QemuMachine {
     process.child.stdout.resume();
     try {
       const connection = await connect(socketsOf(directory).qmp, signal);
+      void process.exited.then(() => connection.destroy());
       const qmp = new Qmp(connection, connection, (event) => this.#tell(event));
       await qmp.negotiate(signal);
       const terminal = serialTerminal(await qmp.execute("query-chardev", undefined, signal));
@@ -182,7 +183,6 @@ export class QemuMachine {
       const settings = { baudRate: 115_200, disableHupcl: false };
       const { stream } = await openTty(terminal, settings, new Map(), await loadTermios(), this.#log);
       this.console.plug(stream);
-      void process.exited.then(() => stream.destroy());
       await qmp.execute("cont", undefined, signal);
       return qmp;
     } catch (error) {

@@ -31,7 +31,7 @@ export class Qmp {
     readable.on("data", (chunk: Buffer) => this.#take(this.#decoder.write(chunk)));
     for (const stream of [readable, writable]) {
       stream.on("error", () => {});
-      stream.once("close", () => this.#end("QEMU has closed its control connection"));
+      for (const over of ["end", "close"]) stream.once(over, () => this.#end("QEMU has closed its control connection"));
     }
   }
 
