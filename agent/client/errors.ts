@@ -1,21 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http2";
 import { AgentError, toAgentError } from "../driver/errors.ts";
-import type { ErrorCode } from "../driver/error-codes.ts";
-
-/** The code that stands for a gRPC status number in this process; any other number is a plain failure. */
-const codeOfStatus = new Map<number, ErrorCode>([
-  [1, "E_CANCELLED"],
-  [3, "E_INVALID"],
-  [4, "E_TIMEOUT"],
-  [5, "E_NO_METHOD"],
-  [7, "E_PERMISSION_DENIED"],
-  [8, "E_LIMIT"],
-  [9, "E_NOT_READY"],
-  [12, "E_UNSUPPORTED"],
-  [13, "E_IO"],
-  [14, "E_CONNECTION"],
-  [16, "E_UNAUTHENTICATED"],
-]);
+import { codeOfStatus } from "../driver/status-codes.ts";
 
 /**
  * What an RPC ended with, from its trailers: undefined for OK, else the peer's own words with the code of
@@ -34,8 +19,7 @@ export function fromStatus(trailers: IncomingHttpHeaders, what: string): AgentEr
   if (number === 0) return undefined;
   const details = decodeMessage(String(trailers["grpc-message"] ?? ""));
   const code = codeOfStatus.get(number) ?? "E_FAILED";
-  const message = details === "" ? `${what} failed without a reason (gRPC status ${number})` : details;
-  return new AgentError(code, message, { answer: { status: number, details } });
+  return new AgentError(code, details === "" ? `${what} failed without a reason (gRPC status ${number})` : details);
 }
 
 /** Undoes the percent-encoding of `grpc-message`; what is not well-formed stays as it is. */

@@ -26,13 +26,13 @@ export interface Bridge {
   /** @param message an encoded StreamingDriverCallRequest. Leaving the loop early cancels the call. */
   streamingCall(message: Uint8Array, caller: Cancellable): AsyncGenerator<Uint8Array, void, undefined>;
   /** Opens a byte stream of a driver, or lends a resource. @param request the JSON that says which */
-  stream(request: Readonly<Record<string, unknown>>, caller: Cancellable): Promise<BridgedStream>;
+  stream(request: object, caller: Cancellable): Promise<BridgedStream>;
 }
 
 export interface BridgedStream {
-  /** One chunk is one frame. Whoever gets it destroys it. */
+  /** gRPC messages of RouterService.Stream with their prefixes, cut anywhere. It fails with what the call fails with. Whoever gets it destroys it. */
   readonly stream: Duplex;
-  /** Initial metadata of the other process, in lower case. */
+  /** Initial metadata; keys in lower case. */
   readonly metadata: ReadonlyMap<string, string>;
 }
 

@@ -3,11 +3,9 @@ import type { Bridge } from "../driver/bridge.ts";
 import type { Cancellable } from "../driver/driver.ts";
 import { DeviceOffline, toAgentError } from "../driver/errors.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
-import type { RouterStream } from "../stream/router-stream.ts";
 import type { Raw, Service } from "./exporter-service.ts";
-import { streamOfRpc } from "./frame-carrier.ts";
-import { joinStreams } from "./join-streams.ts";
 import { resourceBegins, streamBegins } from "./observed.ts";
+import { passStream, type Passed } from "./pass-stream.ts";
 import type { RpcCall } from "./rpc-call.ts";
 
 interface Request {
@@ -58,23 +56,20 @@ export async function serveBridged(
   bridge: Bridge,
   request: BridgedRequest,
 ): Promise<void> {
-  let client: RouterStream | undefined;
-  let ended: (thrown?: unknown) => void = () => {};
-  if (request.kind === "driver") {
-    const streamEnded = streamBegins(service, driver, request.method);
-    ended = (thrown) => streamEnded(client, thrown);
-  }
+  const passed: Passed = { receivedBytes: 0, sentBytes: 0 };
+  const streamEnded = request.kind === "driver" ? streamBegins(service, driver, request.method) : undefined;
+  const resourceEnded = request.kind === "resource" ? resourceBegins(service, passed) : undefined;
   try {
     await driver.opened();
     const { stream, metadata } = await bridge.stream(request, rpc);
     rpc.sendMetadata(Object.fromEntries(metadata));
-    client = streamOfRpc(rpc.stream);
-    if (request.kind === "resource") ended = resourceBegins(service, client);
-    await joinStreams(client, stream);
-    ended();
+    await passStream(rpc.stream, stream, passed);
+    streamEnded?.(passed);
+    resourceEnded?.();
   } catch (thrown) {
     const error = await looked(driver, thrown);
-    ended(error);
+    streamEnded?.(passed, error);
+    resourceEnded?.(error);
     throw error;
   }
 }

@@ -13,7 +13,7 @@ const copyBelowBytes = 8 * 1024;
  * broken upload must not pass for a whole one. The reset follows within 1 ms on one host. Python's clients say GOAWAY,
  * and that is the end at once.
  */
-const resetFollowsMs = 100;
+export const resetFollowsMs = 100;
 
 /** The server's end of a router stream, on the HTTP/2 stream of its RPC. */
 export function streamOfRpc(http2: ServerHttp2Stream, options?: RouterStreamOptions): RouterStream {

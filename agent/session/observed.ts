@@ -1,8 +1,13 @@
 import { toAgentError } from "../driver/errors.ts";
 import type { LiveDriver } from "../driver/live-driver.ts";
-import type { RouterStream } from "../stream/router-stream.ts";
 import type { Service } from "./exporter-service.ts";
 import type { CallDone } from "./observer.ts";
+
+/** The client's side of a stream. */
+interface Counted {
+  readonly receivedBytes: number;
+  readonly sentBytes: number;
+}
 
 /** Tells the end of what has begun, once. Without an error it went well. */
 export type Ended = (thrown?: unknown) => void;
@@ -21,10 +26,10 @@ export function streamBegins(
   service: Service,
   driver: LiveDriver,
   method: string,
-): (client: RouterStream | undefined, thrown?: unknown) => void {
+): (client: Counted | undefined, thrown?: unknown) => void {
   const { observer } = service.session;
   if (observer === undefined) return unobserved;
-  let client: RouterStream | undefined;
+  let client: Counted | undefined;
   const ended = begin(service, (done) => observer.stream({ ...done, ...named(driver, method), ...bytes(client) }));
   return (side, thrown) => {
     client = side;
@@ -33,7 +38,7 @@ export function streamBegins(
 }
 
 /** A resource of the client is lent. */
-export function resourceBegins(service: Service, client: RouterStream): Ended {
+export function resourceBegins(service: Service, client: Counted): Ended {
   const { observer } = service.session;
   if (observer === undefined) return unobserved;
   return begin(service, (done) => observer.resource({ ...done, ...bytes(client) }));
@@ -59,6 +64,6 @@ function named({ planned, bridge }: LiveDriver, method: string): Pick<CallDone, 
   return { driver: planned.path, type: planned.type, method: declared ? method : "?" };
 }
 
-function bytes(client: RouterStream | undefined): { bytesIn: number; bytesOut: number } {
+function bytes(client: Counted | undefined): { bytesIn: number; bytesOut: number } {
   return { bytesIn: client?.receivedBytes ?? 0, bytesOut: client?.sentBytes ?? 0 };
 }

@@ -12,6 +12,9 @@ Commands, each answered by one event before the next is sent:
   {"do": "begin", "socket": …}           -> {"is": "begun", "report": base64 of a GetReportResponse}
   {"do": "end"}                          -> {"is": "ended"}
 Any of them may be answered by {"is": "failed", "text": …}. {"is": "log", …} may come at any time.
+
+Between begin and end the socket takes connections, each for one call at a time. Both sides send messages as gRPC puts
+them on a stream: a byte, a length of four bytes, big endian, and so many bytes. What the byte means stands below.
 """
 
 import asyncio
@@ -22,7 +25,8 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import AsyncExitStack
+from collections import deque
+from contextlib import AsyncExitStack, suppress
 from uuid import UUID, uuid5
 
 EVENTS = 3
@@ -30,6 +34,21 @@ LIFELINE = 4
 LONGEST_TEXT = 64 * 1024
 # Between the agent's end and ours: drivers may close what they have open.
 GRACE_SECONDS = 2
+
+MESSAGE = 0x00  # a message of the call, as the client sent it or will get it
+UNARY = 0x10  # a DriverCallRequest; answered by one MESSAGE or by ENDED
+STREAMING = 0x11  # a StreamingDriverCallRequest; answered by MESSAGEs, then ENDED
+STREAM = 0x12  # JSON as of the metadata `request`; answered by METADATA or ENDED, then StreamRequests and StreamResponses
+DONE = 0x13  # the client of a STREAM will send no more
+METADATA = 0x20  # JSON
+ENDED = 0x80  # nothing: all went well; else JSON: status, details
+
+LONGEST_MESSAGE = 4 * 1024 * 1024
+# What may wait for a driver that does not read.
+UNREAD_BYTES = 1024 * 1024
+GOAWAY = b"\x10\x07"
+# A stream that was cut is not at its end: the call that reads it is cancelled, too, and must not take it for whole.
+CUT_SECONDS = 1
 
 
 class Events:
@@ -65,6 +84,266 @@ class Records(logging.Handler):
             self.handleError(record)
 
 
+class Aborted(BaseException):
+    """A call ends with this status. No `except Exception` of a driver is meant for it."""
+
+    def __init__(self, status, details):
+        super().__init__(status, details)
+        self.answer = {"status": status, "details": details}
+
+
+class Context:
+    """What drivers and sessions may ask of a servicer context."""
+
+    async def abort(self, code, details="", trailing_metadata=()):
+        raise Aborted(code.value[0], details)
+
+    async def send_initial_metadata(self, metadata):
+        pass
+
+    def invocation_metadata(self):
+        return ()
+
+    def add_done_callback(self, callback):
+        pass
+
+    def cancelled(self):
+        return False
+
+    done = cancelled
+
+    def peer(self):
+        return "unix:"
+
+
+def answer_of(error):
+    """How gRPC ends a call that failed like this."""
+    if isinstance(error, Aborted):
+        return error.answer
+    return {"status": 2, "details": f"Unexpected {type(error)}: {error}"}
+
+
+class Connection(asyncio.Protocol):
+    """One call after the other, until the agent hangs up; that cancels the one that runs."""
+
+    def __init__(self, session, lent, connections):
+        self._session = session
+        self._lent = lent
+        self._connections = connections
+        self._buffer = bytearray()
+        self._frames = deque()
+        self._unread = 0
+        self._ended = False
+        self._arrived = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._task = None
+
+    # What the event loop tells
+
+    def connection_made(self, transport):
+        self._transport = transport
+        transport.set_write_buffer_limits(high=UNREAD_BYTES)
+        self._connections.add(self)
+
+    def connection_lost(self, _error):
+        self._connections.discard(self)
+        self._writable.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self):
+        self._writable.clear()
+
+    def resume_writing(self):
+        self._writable.set()
+
+    def data_received(self, data):
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= 5:
+            end = at + 5 + int.from_bytes(buffer[at + 1 : at + 5], "big")
+            if end - at > LONGEST_MESSAGE + 5:
+                size = end - at - 5
+                self._end({"status": 8, "details": f"SERVER: Received message larger than max ({size} vs. {LONGEST_MESSAGE})"})
+                self.close()
+                return
+            if end > len(buffer):
+                break
+            self._take(buffer[at], bytes(memoryview(buffer)[at + 5 : end]))
+            at = end
+        if at > 0:
+            del buffer[:at]
+
+    def close(self):
+        self._transport.close()
+
+    def _take(self, kind, message):
+        if kind == MESSAGE:
+            self._frames.append(message)
+            self._unread += len(message)
+            if self._unread > UNREAD_BYTES:
+                self._transport.pause_reading()
+            self._arrived.set()
+        elif kind == DONE:
+            self._ended = True
+            self._arrived.set()
+        else:
+            run = {UNARY: self._unary, STREAMING: self._streaming, STREAM: self._stream}[kind]
+            self._task = asyncio.get_running_loop().create_task(self._run(run, message))
+
+    # What it tells
+
+    def _send(self, kind, message):
+        self._transport.write(b"".join((bytes((kind,)), len(message).to_bytes(4, "big"), message)))
+
+    def _end(self, answer=None):
+        self._send(ENDED, b"" if answer is None else json.dumps(answer).encode())
+
+    async def _run(self, run, message):
+        try:
+            await run(message)
+        except asyncio.CancelledError:
+            self.close()
+        except BaseException as error:
+            self._end(answer_of(error))
+
+    # The three kinds of calls
+
+    async def _unary(self, message):
+        from jumpstarter_protocol import jumpstarter_pb2
+
+        request = jumpstarter_pb2.DriverCallRequest.FromString(message)
+        try:
+            answer = await self._session.DriverCall(request, Context())
+        finally:
+            if self._lent:
+                await self._forget_unused(request)
+        self._send(MESSAGE, answer.SerializeToString())
+
+    async def _streaming(self, message):
+        from jumpstarter_protocol import jumpstarter_pb2
+
+        request = jumpstarter_pb2.StreamingDriverCallRequest.FromString(message)
+        async for item in self._session.StreamingDriverCall(request, Context()):
+            self._send(MESSAGE, item.SerializeToString())
+            if not self._writable.is_set():
+                await self._writable.wait()
+        self._end()
+
+    async def _stream(self, message):
+        from anyio import TypedAttributeLookupError
+        from jumpstarter.common.streams import StreamRequestMetadata
+        from jumpstarter.streams.metadata import MetadataStreamAttributes
+
+        self._frames.clear()
+        self._unread = 0
+        self._ended = False
+        request = StreamRequestMetadata(request=message.decode()).request
+        driver = self._session[request.uuid]
+        async with driver.Stream(request, Context()) as stream:
+            metadata = {}
+            with suppress(TypedAttributeLookupError):
+                metadata = stream.extra(MetadataStreamAttributes.metadata)
+            lent = self._lend(request, driver, metadata)
+            self._send(METADATA, json.dumps(metadata).encode())
+            up = asyncio.ensure_future(self._copy_up(stream))
+            down = asyncio.ensure_future(self._copy_down(stream))
+            try:
+                await asyncio.gather(up, down)
+            except asyncio.CancelledError:
+                if lent is not None:
+                    await asyncio.sleep(CUT_SECONDS)
+                raise
+            finally:
+                up.cancel()
+                down.cancel()
+                self._lent.pop(lent, None)
+        self._end()
+
+    async def _copy_up(self, stream):
+        from anyio import BrokenResourceError, ClosedResourceError
+
+        try:
+            while (payload := await self._payload()) is not None:
+                await stream.send(payload)
+            with suppress(AttributeError, OSError):
+                await stream.send_eof()
+        except (BrokenResourceError, ClosedResourceError):
+            # Whoever reads the other direction learns why; what comes is thrown away.
+            while await self._payload() is not None:
+                pass
+
+    async def _copy_down(self, stream):
+        from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+
+        failed = None
+        try:
+            while True:
+                payload = await stream.receive()
+                if not payload:
+                    continue
+                self._send(MESSAGE, b"".join((b"\x0a", varint(len(payload)), payload)))
+                if not self._writable.is_set():
+                    await self._writable.wait()
+        except EndOfStream:
+            pass
+        except (BrokenResourceError, ClosedResourceError) as error:
+            failed = Aborted(14, f"the device closed the stream: {error.__cause__ or error or type(error).__name__}")
+        except Exception as error:
+            failed = Aborted(10, f"{error}" or type(error).__name__)
+        self._send(MESSAGE, GOAWAY)
+        if failed is not None:
+            raise failed
+
+    async def _payload(self):
+        """The next bytes of the client; None at their end."""
+        from jumpstarter_protocol import router_pb2
+
+        while True:
+            while not self._frames:
+                if self._ended:
+                    return None
+                self._arrived.clear()
+                await self._arrived.wait()
+            message = self._frames.popleft()
+            if self._unread > UNREAD_BYTES >= self._unread - len(message):
+                self._transport.resume_reading()
+            self._unread -= len(message)
+            frame = router_pb2.StreamRequest.FromString(message)
+            if frame.frame_type == router_pb2.FRAME_TYPE_DATA and frame.payload:
+                return frame.payload
+            if frame.frame_type == router_pb2.FRAME_TYPE_GOAWAY:
+                self._ended = True
+                self._frames.clear()
+
+    def _lend(self, request, driver, metadata):
+        if request.kind != "resource":
+            return None
+        handle = metadata["resource"]
+        uuid = (json.loads(handle) if isinstance(handle, str) else handle)["uuid"]
+        self._lent[uuid] = driver
+        return uuid
+
+    async def _forget_unused(self, request):
+        """A handle is given to one call. If that did not open it, nobody will, and its client waits for the end."""
+        for arg in request.args:
+            uuid = arg.struct_value.fields["uuid"].string_value if arg.HasField("struct_value") else ""
+            driver = self._lent.pop(uuid, None)
+            if driver is not None and (unused := driver.resources.pop(UUID(uuid), None)) is not None:
+                await unused.aclose()
+
+
+def varint(number):
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
 class Host:
     """One configured driver: loaded once, built anew for each session, as the Python exporter does for each lease."""
 
@@ -93,13 +372,17 @@ class Host:
         self._name(root, self._uuid)
         async with AsyncExitStack() as stack:
             session = stack.enter_context(Session(root_device=root))
-            # The agent says who may call when; the state itself keeps old releases from complaining.
+            # The agent says who may call when; the state itself keeps releases that look at it from complaining.
             if hasattr(session, "update_status"):
                 from jumpstarter.common import ExporterStatus
 
                 session.update_status(ExporterStatus.LEASE_READY)
             report = (await session.GetReport(Empty(), None)).SerializeToString()
-            await stack.enter_async_context(session.serve_port_async(f"unix://{command['socket']}"))
+            connections = set()
+            lent = {}
+            loop = asyncio.get_running_loop()
+            server = await loop.create_unix_server(lambda: Connection(session, lent, connections), command["socket"])
+            stack.push_async_callback(hang_up, server, connections)
             self._session = stack.pop_all()
         self._events.tell("begun", report=base64.b64encode(report).decode())
 
@@ -114,6 +397,17 @@ class Host:
             driver.uuid = uuid
         for name, child in driver.children.items():
             self._name(child, uuid5(uuid, name))
+
+
+async def hang_up(server, connections):
+    server.close()
+    tasks = [connection._task for connection in connections if connection._task is not None]
+    for connection in list(connections):
+        connection.close()
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=1)
 
 
 def configured_uuids(entry):
@@ -136,15 +430,14 @@ def version():
 def explain(error):
     """What went wrong, in one text: a driver that is not installed hides what its import missed."""
     text = str(error).split("\n\n")[0] or repr(error)
-    cause = error.__cause__
-    name = type(error).__name__
-    if name == "MissingDriverError" and cause is not None:
-        return f"{text.rstrip('.')}: {cause}"
-    return text if isinstance(error, (ValueError, OSError, ImportError)) or name.endswith("Error") else f"{name}: {text}"
+    if type(error).__name__ == "MissingDriverError" and error.__cause__ is not None:
+        return f"{text.rstrip('.')}: {error.__cause__}"
+    return f"{type(error).__name__}: {text}" if isinstance(error, (KeyError, StopIteration)) else text
 
 
 async def serve(commands, events):
     host = Host(events)
+    log = logging.getLogger("jumpstarter_agent.host")
     todo = {"load": host.load, "begin": host.begin, "end": host.end}
     reader = asyncio.StreamReader(limit=16 * 1024 * 1024)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), commands)
@@ -153,12 +446,12 @@ async def serve(commands, events):
         try:
             await todo[command["do"]](command)
         except Exception as error:
-            logging.getLogger("jumpstarter_agent.host").debug("%s fails", command["do"], exc_info=error)
+            log.debug("%s fails", command["do"], exc_info=error)
             events.tell("failed", text=explain(error))
     try:
         await asyncio.wait_for(host.end(), GRACE_SECONDS)
     except Exception as error:
-        logging.getLogger("jumpstarter_agent.host").error("cannot be closed: %s", error)
+        log.error("cannot be closed: %s", error)
 
 
 def main():

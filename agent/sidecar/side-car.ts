@@ -2,15 +2,13 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ExporterServiceDefinition, GetReportResponse } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
-import { Channel, type CallOptions } from "../client/channel.ts";
+import { GetReportResponse } from "../../proto/gen/jumpstarter/v1/jumpstarter.ts";
 import { clientLabel } from "../client/report.ts";
-import { rpcMethod } from "../client/rpc-method.ts";
-import { openStream } from "../client/stream.ts";
 import type { Bridge, BridgeContext, BridgedReport, BridgedStream } from "../driver/bridge.ts";
 import type { Cancellable } from "../driver/driver.ts";
 import { DeviceOffline, toAgentError } from "../driver/errors.ts";
 import { severities, type Severity } from "../driver/log.ts";
+import { Connections } from "./connections.ts";
 import { HostProcess, type Record } from "./host-process.ts";
 import { findPython, pythonVariable } from "./python.ts";
 import type { SideCarConfig } from "./config.ts";
@@ -23,17 +21,9 @@ const limitMs = 60_000;
 /** What drivers may take to close. */
 const closeMs = 5_000;
 
-const unread = (path: string) => ({
-  path,
-  encode: (message: Uint8Array) => message,
-  decode: (message: Uint8Array) => message,
-});
-const driverCall = unread(rpcMethod(ExporterServiceDefinition, "driverCall").path);
-const streamingDriverCall = unread(rpcMethod(ExporterServiceDefinition, "streamingDriverCall").path);
-
 /** One life of the drivers: from a lease's start to its end. */
 interface Session {
-  readonly channel: Channel;
+  readonly connections: Connections;
 }
 
 /**
@@ -86,7 +76,7 @@ export class SideCar implements Bridge {
     if (session === undefined) return;
     const host = this.#host;
     const begun = await session.catch(() => undefined);
-    await begun?.channel.close();
+    begun?.connections.close();
     if (host?.alive === true)
       await within(host, closeMs, host.ask({ do: "end" }, "ended")).catch((error: unknown) => {
         this.#context.log.warn(`${this.#context.path} did not close: ${toAgentError(error).message}`);
@@ -96,7 +86,7 @@ export class SideCar implements Bridge {
   async close(): Promise<void> {
     const session = await this.#session?.catch(() => undefined);
     this.#session = undefined;
-    await session?.channel.close();
+    session?.connections.close();
     const host = this.#host;
     const directory = this.#directory;
     this.#host = undefined;
@@ -106,35 +96,30 @@ export class SideCar implements Bridge {
   }
 
   async call(message: Uint8Array, caller: Cancellable): Promise<Uint8Array> {
-    const { channel } = await this.#begun();
+    const { connections } = await this.#begun();
     try {
-      return await channel.unary(driverCall, message, this.#options(caller));
+      return await connections.unary(message, caller);
     } catch (thrown) {
       throw await this.#explained(thrown);
     }
   }
 
   async *streamingCall(message: Uint8Array, caller: Cancellable): AsyncGenerator<Uint8Array, void, undefined> {
-    const { channel } = await this.#begun();
+    const { connections } = await this.#begun();
     try {
-      yield* channel.serverStream(streamingDriverCall, message, this.#options(caller));
+      yield* connections.streaming(message, caller);
     } catch (thrown) {
       throw await this.#explained(thrown);
     }
   }
 
-  async stream(request: Readonly<globalThis.Record<string, unknown>>, caller: Cancellable): Promise<BridgedStream> {
-    const { channel } = await this.#begun();
+  async stream(request: object, caller: Cancellable): Promise<BridgedStream> {
+    const { connections } = await this.#begun();
     try {
-      const { stream, metadata } = await openStream(channel, request, this.#options(caller));
-      return { stream, metadata: new Map([...metadata].filter(([key]) => !transport.test(key))) };
+      return await connections.stream(request, caller);
     } catch (thrown) {
       throw await this.#explained(thrown);
     }
-  }
-
-  #options({ signal }: Cancellable): CallOptions {
-    return { what: this.#context.path, signal };
   }
 
   /** An RPC that ends without an answer ends because the process does. */
@@ -206,20 +191,20 @@ export class SideCar implements Bridge {
     const host = this.#host;
     if (host === undefined) throw new DeviceOffline("its Python process does not run");
     try {
-      return { channel: await this.#build(host) };
+      return { connections: await this.#build(host) };
     } catch (thrown) {
       throw new DeviceOffline(toAgentError(thrown).message, { cause: thrown });
     }
   }
 
   /** Builds the drivers, resets and serves them. */
-  async #build(host: HostProcess): Promise<Channel> {
+  async #build(host: HostProcess): Promise<Connections> {
     this.#sessions += 1;
     const socket = join(this.#directory ?? "", `session-${this.#sessions}`);
     const { report } = await within(host, limitMs, host.ask({ do: "begin", socket }, "begun"));
     this.reports = GetReportResponse.decode(Buffer.from(report, "base64")).reports;
     this.client = this.reports[0]?.labels[clientLabel] ?? this.client;
-    return new Channel({ kind: "unix", path: socket }, {});
+    return new Connections(socket);
   }
 
   #publish({ logger, level, text }: Record): void {
@@ -238,9 +223,6 @@ export class SideCar implements Bridge {
 
 /** How long an ended process may take to say why. */
 const lastWordsMs = 1_000;
-
-/** Metadata that belongs to the connection. */
-const transport = /^(:|grpc-|content-type$|date$|user-agent$)/;
 
 /** Waits for an answer; a process that does not give it in time is killed. */
 async function within<T>(host: HostProcess, limitMs: number, answer: Promise<T>): Promise<T> {

@@ -10,7 +10,7 @@ import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { sides, type Side } from "./exporters.ts";
 import { httpBench } from "./http/bench.ts";
-import { calls, flash, fullSize, quickSize, start, streams, type Measure } from "./measures.ts";
+import { calls, flash, fullSize, quickSize, sidecar, start, streams, type Measure } from "./measures.ts";
 import { netbootBench } from "./netboot/bench.ts";
 import { rack } from "./rack.ts";
 import { serialBench } from "./serial/bench.ts";
@@ -18,7 +18,7 @@ import { figure, median } from "./statistics.ts";
 import { storageBench } from "./storage/bench.ts";
 import { fullTftpBench, quickTftpBench, tftpBench, tftpPlaces } from "./tftp/bench.ts";
 
-const measures: Record<string, Measure> = { start, calls, streams, flash, rack };
+const measures: Record<string, Measure> = { start, calls, streams, flash, rack, sidecar };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

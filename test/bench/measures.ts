@@ -115,10 +115,26 @@ export const start: Measure = (side) =>
     );
   });
 
+interface Entry {
+  readonly type: string;
+  readonly config?: Record<string, unknown>;
+}
+
+/** What a measure leaves out, and how its drivers are run. */
+interface Variant {
+  readonly run?: (entry: Entry) => Entry;
+  /** Nothing over 20 ms, no small frames, no compression. */
+  readonly brief?: boolean;
+}
+
+const asItIs = (entry: Entry) => entry;
+
 /** DriverCall by h2load, a C client: one after the other, then 32 at once on one connection. */
-export const calls: Measure = (side, size) =>
+export const calls: Measure = (side, size) => unaryCalls(side, size, {});
+
+const unaryCalls = (side: Side, size: Size, { run: through = asItIs }: Variant) =>
   withDirectory((directory) =>
-    withExporter(side, { power: mockPower }, async (exporter) => {
+    withExporter(side, { power: through(mockPower) }, async (exporter) => {
       const wire = await openWire(exporter.port);
       const report = await wire?.report();
       await wire?.close();
@@ -162,9 +178,15 @@ function at(sorted: readonly number[], quantile: number): number {
 }
 
 /** Byte streams through TcpNetwork to a sink and from a source, here and over 20 ms of round trip. */
-export const streams: Measure = async (side, size) => {
+export const streams: Measure = (side, size) => byteStreams(side, size, {});
+
+async function byteStreams(
+  side: Side,
+  size: Size,
+  { run: through = asItIs, brief = false }: Variant,
+): Promise<Sample[]> {
   const [sink, source] = [await openSink(), await openSource()];
-  const exported = { sink: tcpNetwork(sink.server), source: tcpNetwork(source) };
+  const exported = { sink: through(tcpNetwork(sink.server)), source: through(tcpNetwork(source)) };
   try {
     return await withExporter(side, exported, async (exporter) => {
       const up = (port: number, mebibytes: number, frameBytes: number) =>
@@ -174,8 +196,9 @@ export const streams: Measure = async (side, size) => {
       const samples = [
         ...named("64 KiB frames up", await up(exporter.port, size.streamMiB, 65536)),
         ...named("64 KiB frames down", await down(exporter.port)),
-        ...named("1 KiB frames up", await up(exporter.port, size.smallFrameMiB, 1024)),
       ];
+      if (brief) return samples;
+      samples.push(...named("1 KiB frames up", await up(exporter.port, size.smallFrameMiB, 1024)));
       await withDelay(exporter.port, 20, async (port) => {
         samples.push(...named("64 KiB frames up at 20 ms", await up(port, size.streamMiB, 65536)).slice(0, 1));
         samples.push(...named("64 KiB frames down at 20 ms", await down(port)).slice(0, 1));
@@ -186,7 +209,7 @@ export const streams: Measure = async (side, size) => {
     sink.server.close();
     source.close();
   }
-};
+}
 
 interface Transfer {
   readonly megabytesPerSecond: number;
@@ -302,9 +325,13 @@ async function withDelay<T>(target: number, rttMs: number, work: (port: number) 
 }
 
 /** Flash and dump with the Python client, whose own speed bounds both sides alike. */
-export const flash: Measure = (side, size) =>
+export const flash: Measure = (side, size) => flashes(side, size, {});
+
+const mockFlasher = { type: "jumpstarter_driver_opendal.driver.MockFlasher" };
+
+const flashes = (side: Side, size: Size, { run: through = asItIs, brief = false }: Variant) =>
   withDirectory((directory) =>
-    withExporter(side, { flasher: { type: "jumpstarter_driver_opendal.driver.MockFlasher" } }, async (exporter) => {
+    withExporter(side, { flasher: through(mockFlasher) }, async (exporter) => {
       const timed = async (port: number, ...words: string[]) => {
         const before = exporter.cpuSeconds();
         const done = await run(clientProgram(peerVersion, "python"), ["test/bench/flash.py", directory, ...words], {
@@ -318,13 +345,14 @@ export const flash: Measure = (side, size) =>
       // Makes the image, and is the first of its kind.
       await timed(exporter.port, "flash", "raw", String(size.flashMiB));
       const samples: Sample[] = [];
-      for (const encoding of ["raw", "gzip", "zstd"]) {
+      for (const encoding of brief ? ["raw"] : ["raw", "gzip", "zstd"]) {
         for (const direction of ["flash", "dump"]) {
           const { cpu, seconds } = await timed(exporter.port, direction, encoding, String(size.flashMiB));
           samples.push({ name: `${direction} ${encoding}, MB/s`, value: megabytes / seconds });
           samples.push({ name: `CPU per GiB, ${direction} ${encoding}, s`, value: cpu / (size.flashMiB / 1024) });
         }
       }
+      if (brief) return samples;
       await withDelay(exporter.port, 20, async (port) => {
         for (const direction of ["flash", "dump"]) {
           const { seconds } = await timed(port, direction, "raw", String(size.flashMiB));
@@ -334,3 +362,17 @@ export const flash: Measure = (side, size) =>
       return samples;
     }),
   );
+
+/** The same Python drivers, through the agent's side-car and in the Python exporter itself. */
+export const sidecar: Measure = async (side, size) => {
+  const type = "jumpstarter_agent.SideCar";
+  const python = clientProgram(peerVersion, "python");
+  const through = (entry: Entry) => (side === "agent" ? { type, config: { ...entry, python } } : entry);
+  const variant = { run: through, brief: true };
+  const samples = [
+    ...(await unaryCalls(side, size, variant)),
+    ...(await byteStreams(side, size, variant)),
+    ...(await flashes(side, size, variant)),
+  ];
+  return samples.map(({ name, value }) => ({ name: `side-car, ${name}`, value }));
+};
