@@ -3,6 +3,7 @@ import { describePath, describeProblem, inspectConfig } from "../config/load.ts"
 import { shippedDrivers } from "../driver/catalog.ts";
 import { toAgentError } from "../driver/errors.ts";
 import { defineCommand } from "./command.ts";
+import { judgeSideCars, type SideCarVerdict } from "./side-cars.ts";
 
 /** What `--json` prints for one file. `line` and `column` count from 1; a file that cannot be read has neither. */
 interface Verdict {
@@ -10,6 +11,8 @@ interface Verdict {
   readonly ok: boolean;
   readonly problems: readonly Remark[];
   readonly warnings: readonly Remark[];
+  /** Drivers that Python runs. One that cannot be had is a warning: it will be offline, the others work. */
+  readonly sideCars: readonly SideCarVerdict[];
 }
 
 interface Remark {
@@ -28,7 +31,8 @@ export const check = defineCommand({
     json: { type: "boolean", help: "print one JSON array with the verdict on each file" },
   },
   notes: `
-Prints a line FILE:LINE:COLUMN: PATH: MESSAGE for each problem. Exit code 1 if there is any; warnings do not count.`,
+Prints a line FILE:LINE:COLUMN: PATH: MESSAGE for each problem, and one FILE: PATH: MESSAGE for each driver that Python
+runs; its class is imported, nothing is made of it. Exit code 1 if there is any; warnings do not count.`,
 
   async run({ json }, files) {
     const verdicts: Verdict[] = [];
@@ -44,16 +48,18 @@ Prints a line FILE:LINE:COLUMN: PATH: MESSAGE for each problem. Exit code 1 if t
 
 async function judge(file: string, lines: string[]): Promise<Verdict> {
   try {
-    const { problems, warnings } = await inspectConfig(file, { catalog: shippedDrivers });
+    const { problems, warnings, planned } = await inspectConfig(file, { catalog: shippedDrivers });
     lines.push(...problems.map((problem) => describeProblem(file, problem)));
     lines.push(...warnings.map((warning) => describeProblem(file, warning, "warning: ")));
+    const sideCars = planned === undefined ? [] : await judgeSideCars(planned);
+    for (const { path, ok, text } of sideCars) lines.push(`${file}: ${ok ? "" : "warning: "}${path}: ${text}`);
     const ok = problems.length === 0;
     if (ok) lines.push(`${file}: ok`);
-    return { file, ok, problems: problems.map(remark), warnings: warnings.map(remark) };
+    return { file, ok, problems: problems.map(remark), warnings: warnings.map(remark), sideCars };
   } catch (thrown) {
     const { message } = toAgentError(thrown);
     lines.push(`${file}: ${message}`);
-    return { file, ok: false, problems: [{ path: "", message }], warnings: [] };
+    return { file, ok: false, problems: [{ path: "", message }], warnings: [], sideCars: [] };
   }
 }
 

@@ -2,7 +2,7 @@ import { open } from "node:fs/promises";
 import type { Catalog } from "../driver/catalog.ts";
 import type { ConfigProblem } from "../driver/entry.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
-import { planTree } from "../driver/plan.ts";
+import { planTree, type PlannedDriver } from "../driver/plan.ts";
 import { parseConfigDocument, type PlacedProblem } from "./document.ts";
 import { checkExporterConfig, type ExporterConfig } from "./schema.ts";
 
@@ -11,6 +11,8 @@ export interface Inspection {
   readonly file: string;
   /** Undefined if anything is wrong. */
   readonly config: ExporterConfig | undefined;
+  /** The drivers, as far as nothing is wrong with them. */
+  readonly planned: PlannedDriver | undefined;
   readonly problems: readonly PlacedProblem[];
   readonly warnings: readonly PlacedProblem[];
 }
@@ -31,7 +33,9 @@ const maxFileBytes = 1024 * 1024;
 export async function inspectConfig(file: string, { catalog, env = process.env }: LoadOptions): Promise<Inspection> {
   const text = await readText(file);
   const document = parseConfigDocument(text);
-  if ("problems" in document) return { file, config: undefined, problems: document.problems, warnings: [] };
+  if ("problems" in document) {
+    return { file, config: undefined, planned: undefined, problems: document.problems, warnings: [] };
+  }
   const placed = (problems: readonly ConfigProblem[]) =>
     problems
       .map((problem): PlacedProblem => ({ ...problem, position: document.position(problem) }))
@@ -40,7 +44,14 @@ export async function inspectConfig(file: string, { catalog, env = process.env }
   const { config, problems, warnings, exported } = checkExporterConfig(document.value, env);
   const planned = await planTree({ children: exported }, catalog);
   const all = "problems" in planned ? [...problems, ...planned.problems] : problems;
-  return { file, config: all.length > 0 ? undefined : config, problems: placed(all), warnings: placed(warnings) };
+  const root = "problems" in planned ? undefined : planned.root;
+  return {
+    file,
+    config: all.length > 0 ? undefined : config,
+    planned: root,
+    problems: placed(all),
+    warnings: placed(warnings),
+  };
 }
 
 /**

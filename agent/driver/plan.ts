@@ -190,7 +190,21 @@ function draftBridged(
 /** Replaces every ref by its target; a ref may lead through other refs, but not around in a circle. */
 function resolveRefs(root: Draft, problems: ConfigProblem[]): PlannedDriver | undefined {
   const missing = (ref: string, name: string, at: ConfigProblem["path"]) => {
-    problems.push({ path: at, message: `Proxy driver ${name} references nonexistent driver ${ref}` });
+    const into = leadsInto(ref);
+    const why =
+      into === undefined ? "" : `: Python runs ${into.path} with all below it, so refer to ${into.path} itself`;
+    problems.push({ path: at, message: `Proxy driver ${name} references nonexistent driver ${ref}${why}` });
+  };
+
+  /** What a ref wants of a driver that another process runs: nobody here knows what stands below it. */
+  const leadsInto = (ref: string): Draft | undefined => {
+    let here: Draft = root;
+    for (const segment of ref.split(".")) {
+      const next = here.children.get(segment);
+      if (next === undefined || "ref" in next) return here.driver.bridge === undefined ? undefined : here;
+      here = next;
+    }
+    return undefined;
   };
 
   const find = (ref: string, seen: ReadonlySet<string>): Draft | undefined => {

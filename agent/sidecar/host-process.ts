@@ -72,11 +72,11 @@ export class HostProcess {
       longestLine,
       (line) => {
         const told = parseEvent(line);
-        if (told === undefined) this.kill("it says what is not of the protocol");
+        if (told === undefined) this.kill("its Python process says what is not of the protocol");
         else if (told.is === "log") onRecord(told);
         else this.#answered(told);
       },
-      () => this.kill("it says more than the protocol allows"),
+      () => this.kill("its Python process says more than the protocol allows"),
     );
     this.ended = new Promise((resolve) => {
       const over = (how: string) => {
@@ -129,7 +129,7 @@ export class HostProcess {
     });
     if (answer.is === "failed") throw new AgentError("E_DEVICE_OFFLINE", answer.text);
     if (answer.is !== wanted) {
-      this.kill("it answers what was not asked");
+      this.kill("its Python process answers what was not asked");
       throw new AgentError("E_DEVICE_OFFLINE", this.#why ?? "");
     }
     return answer as Extract<Answer, { is: K }>;
@@ -143,7 +143,7 @@ export class HostProcess {
 
   /** Lets it close its drivers and end. @param limitMs then it is killed */
   async close(limitMs: number): Promise<void> {
-    const late = setTimeout(() => this.kill("it did not end in time"), limitMs);
+    const late = setTimeout(() => this.kill("its Python process did not end in time"), limitMs);
     this.#commands.end();
     await this.ended;
     clearTimeout(late);
