@@ -67,6 +67,7 @@ const udsDoip = lazy(() => import("../../boards/uds/doip.ts"));
 const doip = lazy(() => import("../../boards/doip/driver.ts"));
 const httpVideo = lazy(() => import("../../boards/video/driver.ts"));
 const uStreamer = lazy(() => import("../../boards/ustreamer/driver.ts"));
+const probeRs = lazy(() => import("../../boards/probe-rs/driver.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -189,6 +190,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_tasmota.driver.TasmotaPower", tasmota],
     // boards/http-power
     ["jumpstarter_driver_http_power.driver.HttpPower", httpPower],
+    // boards/probe-rs
+    ["jumpstarter_driver_probe_rs.driver.ProbeRs", probeRs],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

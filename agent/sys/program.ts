@@ -10,7 +10,7 @@ import { AgentError } from "../driver/errors.ts";
 const setpriv = "/usr/bin/setpriv";
 
 /** Between SIGTERM and SIGKILL. */
-const graceMs = 5_000;
+const usualGraceMs = 5_000;
 const pollMs = 20;
 
 /** A finished program's pipes may be held open by what it left behind. */
@@ -76,6 +76,7 @@ export interface Program {
 export async function startProgram(
   [file, ...args]: readonly [string, ...string[]],
   env: NodeJS.ProcessEnv,
+  graceMs = usualGraceMs,
 ): Promise<Program> {
   const found = findProgram(file, env["PATH"]);
   // Of a program that is not there, setpriv would speak in its own words.
@@ -95,7 +96,7 @@ export async function startProgram(
     stdout: child.stdout,
     lastWords: () => said.trim(),
     ended,
-    end: () => (ending ??= endGroup(child.pid as number, ended)),
+    end: () => (ending ??= endGroup(child.pid as number, ended, graceMs)),
   };
 }
 
@@ -110,7 +111,7 @@ async function endOf(child: ChildProcessByStdio<null, Readable, Readable>): Prom
   return { code: child.exitCode, signal: child.signalCode };
 }
 
-async function endGroup(group: number, ended: Promise<Exit>): Promise<void> {
+async function endGroup(group: number, ended: Promise<Exit>, graceMs: number): Promise<void> {
   const kill = (name: NodeJS.Signals | 0) => {
     try {
       return process.kill(-group, name);
@@ -130,6 +131,8 @@ export interface RunOptions {
   readonly timeoutMs: number;
   /** A program that prints more on stdout is ended. */
   readonly mostOutputBytes: number;
+  /** Between SIGTERM and SIGKILL; 5 s by default. */
+  readonly graceMs?: number;
 }
 
 export interface Finished extends Exit {
@@ -142,10 +145,10 @@ export interface Finished extends Exit {
  * @throws AgentError E_TIMEOUT, E_LIMIT; the signal's reason; the system's error if it cannot be started
  */
 export async function runProgram(argv: readonly [string, ...string[]], options: RunOptions): Promise<Finished> {
-  const { env, signal, timeoutMs, mostOutputBytes } = options;
+  const { env, signal, timeoutMs, mostOutputBytes, graceMs } = options;
   const name = basename(argv[0]);
   signal.throwIfAborted();
-  const program = await startProgram(argv, env);
+  const program = await startProgram(argv, env, graceMs);
   let problem: Error | undefined;
   const stop = (why: Error) => {
     problem ??= why;

@@ -11,6 +11,7 @@ import { findProgram } from "../../../../agent/sys/program.ts";
 import driver from "../../../../boards/ustreamer/driver.ts";
 import { commandLine, readState } from "../../../../boards/ustreamer/protocol.ts";
 import { ustreamer } from "../../../../boards/video/interface.ts";
+import { isAlive } from "../../../sim/processes.ts";
 import { leftBright } from "../../../sim/pictures.ts";
 
 const double = resolve("test/sim/ustreamer.mjs");
@@ -46,13 +47,6 @@ async function played(
 }
 
 const pidOf = (life: string | undefined) => Number(life?.split(" ")[0]);
-const isAlive = (pid: number) => {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-};
 const folders = () => readdirSync(tmpdir()).filter((name) => name.startsWith("ustreamer-"));
 
 test("it runs from the first use or the lease's start to the lease's end, and not before", async (t) => {
