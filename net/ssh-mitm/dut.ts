@@ -48,14 +48,18 @@ export async function logIn(options: DutOptions): Promise<Dut> {
   let fault: AgentError | undefined;
   let strange: string | undefined;
   const closed = new Promise<void>((resolve) => client.once("close", resolve));
-  client.on("error", (error) => {
-    fault ??= new AgentError("E_CONNECTION", describe(error, user, strange), { cause: error });
-  });
+  let goodbye: NodeJS.Timeout | undefined;
   const close = () => {
     client.end();
-    const timer = setTimeout(() => socket.destroy(), goodbyeMs);
-    void closed.then(() => clearTimeout(timer));
+    goodbye ??= setTimeout(() => socket.destroy(), goodbyeMs);
   };
+  void closed.then(() => clearTimeout(goodbye));
+  client.on("error", (error) => {
+    fault ??= new AgentError("E_CONNECTION", describe(error, user, strange), { cause: error });
+    close();
+  });
+  // The board has said all it had to say; our half of the socket stays open until we end it.
+  client.once("end", () => socket.end());
   try {
     const ready = new Promise<void>((resolve, reject) => {
       const giveUp = () => reject(late.aborted && !options.signal.aborted ? tooLate() : cancelled());
@@ -80,7 +84,7 @@ export async function logIn(options: DutOptions): Promise<Dut> {
           }),
       algorithms: algorithms(pinned),
     });
-    const port = messagePort(client);
+    const port = messagePort(client, socket);
     await ready;
     return {
       port,

@@ -36,8 +36,7 @@ export interface RelayOptions {
 type Side = "client" | "dut";
 
 interface Channel {
-  readonly opener: Side;
-  /** Each side's own number; that of the other side than the opener is unknown until it confirms. */
+  /** Each side's own number; the one that did not open the channel gives its when it confirms. */
   client: number | undefined;
   dut: number | undefined;
   /** It is a session in which nothing was asked to run yet. */
@@ -69,7 +68,10 @@ export class ChannelRelay {
   /** What the client said while the board is being connected; undefined from then on. */
   #waiting: Buffer[] | undefined = [];
   #waitingBytes = 0;
+  /** A channel was opened at some time. */
   #used = false;
+  /** Sessions in which nothing was asked to run yet. */
+  #unused = 0;
 
   constructor(options: RelayOptions) {
     this.#options = options;
@@ -77,9 +79,7 @@ export class ChannelRelay {
 
   /** True while the client has nothing running and does not say what it wants. */
   get idle(): boolean {
-    if (!this.#used) return true;
-    for (const { unused } of this.#byClient.values()) if (unused) return true;
-    return false;
+    return this.#unused > 0 || (!this.#used && !this.#options.forwarding);
   }
 
   /** @throws RangeError if the message is not well formed, or if there are too many of them */
@@ -157,8 +157,9 @@ export class ChannelRelay {
       toClient(openFailure(sender, openFailures.shortage, `no more than ${maxChannels} channels`));
     } else {
       this.#used = true;
-      const channel = { client: sender, dut: undefined, unused: session, closedBy: new Set<Side>() };
-      this.#byClient.set(sender, { opener: "client", ...channel });
+      if (session) this.#unused += 1;
+      const channel: Channel = { client: sender, dut: undefined, unused: session, closedBy: new Set() };
+      this.#byClient.set(sender, channel);
       toDut(payload);
     }
   }
@@ -170,8 +171,8 @@ export class ChannelRelay {
     if (!forwarding || type === "session") toDut(openFailure(sender, openFailures.prohibited, ""));
     else if (this.#byDut.size >= maxChannels) toDut(openFailure(sender, openFailures.shortage, ""));
     else {
-      const channel = { client: undefined, dut: sender, unused: false, closedBy: new Set<Side>() };
-      this.#byDut.set(sender, { opener: "dut", ...channel });
+      const channel: Channel = { client: undefined, dut: sender, unused: false, closedBy: new Set() };
+      this.#byDut.set(sender, channel);
       toClient(payload);
     }
   }
@@ -200,7 +201,7 @@ export class ChannelRelay {
   /** @returns what the board gets to see of it */
   #request(channel: Channel, payload: Buffer): Buffer {
     const request = readChannelRequest(payload);
-    if (starters.has(request.type)) channel.unused = false;
+    if (starters.has(request.type)) this.#use(channel);
     else if (request.type === "pty-req") fillTerminalSize(payload, request, this.#options.terminal);
     else if (forwardingRequests.has(request.type) && !this.#options.forwarding) {
       return channelRequest(recipientOf(payload), refused, request.wantsReply);
@@ -208,7 +209,14 @@ export class ChannelRelay {
     return payload;
   }
 
-  #forget({ client, dut }: Channel): void {
+  #use(channel: Channel): void {
+    if (channel.unused) this.#unused -= 1;
+    channel.unused = false;
+  }
+
+  #forget(channel: Channel): void {
+    this.#use(channel);
+    const { client, dut } = channel;
     if (client !== undefined) this.#byClient.delete(client);
     if (dut !== undefined) this.#byDut.delete(dut);
   }

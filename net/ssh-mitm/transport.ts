@@ -31,8 +31,11 @@ export interface MessagePort {
   receive(receiver: (payload: Buffer) => void): void;
 }
 
-/** @throws AgentError E_FAILED if this is another release of ssh2 than we know */
-export function messagePort(connection: Client | Connection): MessagePort {
+/**
+ * @param socket what the connection goes over
+ * @throws AgentError E_FAILED if this is another release of ssh2 than we know
+ */
+export function messagePort(connection: Client | Connection, socket: Duplex): MessagePort {
   const layer = (connection as unknown as { _protocol?: PacketLayer })._protocol;
   if (typeof layer?._onPayload !== "function" || typeof layer._packetRW.write.alloc !== "function") {
     throw new AgentError("E_FAILED", "this release of ssh2 is not known");
@@ -48,8 +51,14 @@ export function messagePort(connection: Client | Connection): MessagePort {
     receiver(payload);
     return undefined;
   };
+  const uncork = () => socket.uncork();
   return {
     send(payload) {
+      // A packet is written in up to three pieces, and several come in one turn of the event loop: one system call for all.
+      if (socket.writableCorked === 0) {
+        socket.cork();
+        setImmediate(uncork);
+      }
       const { write } = layer._packetRW;
       const packet = write.alloc(payload.length);
       packet.set(payload, write.allocStart);

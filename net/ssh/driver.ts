@@ -14,7 +14,10 @@ export default defineDriver({
   config: z
     .strictObject({
       default_username: z.string().default("").describe("whom clients log in as if they do not say"),
-      ssh_command: z.string().default(usualCommand).describe("program and options, split by the client as a shell does"),
+      ssh_command: z
+        .string()
+        .default(usualCommand)
+        .describe("program and options, split by the client as a shell does"),
       ...identityFields,
       ...hostKeyFields,
     })
@@ -35,7 +38,9 @@ export default defineDriver({
           const key = await identity();
           if (key !== null && !warned) {
             warned = true;
-            log.warn("the board's private key leaves the exporter; jumpstarter_driver_ssh_mitm.driver.SSHMITM keeps it here");
+            log.warn(
+              "the board's private key leaves the exporter; jumpstarter_driver_ssh_mitm.driver.SSHMITM keeps it here",
+            );
           }
           return key;
         },

@@ -2,7 +2,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -42,7 +42,7 @@ export async function startSshd(t: Pick<TestContext, "after">, lines: readonly s
     hostKeys[type] = readPublic(makeKey(directory, `host_${type}`, type));
   }
   const keyPath = makeKey(directory, "id_board", "ed25519");
-  writeFileSync(join(directory, "authorized_keys"), readPublic(keyPath), { mode: 0o600 });
+  writeFileSync(join(directory, "authorized_keys"), `${readPublic(keyPath)}\n`, { mode: 0o600 });
   // Where a server of root locks itself in; Debian makes it at boot.
   if (uid === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   const port = await freePort();
@@ -97,11 +97,8 @@ function readPublic(path: string): string {
 }
 
 /** What stands in for a board that is something else than an SSH server. */
-export async function startListener(
-  t: Pick<TestContext, "after">,
-  serve: (socket: import("node:net").Socket) => void,
-): Promise<number> {
-  const sockets = new Set<import("node:net").Socket>();
+export async function startListener(t: Pick<TestContext, "after">, serve: (socket: Socket) => void): Promise<number> {
+  const sockets = new Set<Socket>();
   const server = createServer((socket) => {
     sockets.add(socket);
     socket.on("error", () => {});
