@@ -51,6 +51,7 @@ const modules = [
   ...["hid_generic", "hid_mcp2221", "hid_cp2112", "hid_ft260"],
   ...["sd_mod", "sg", "scsi_debug", "sdhci_pci", "mmc_block", "nbd", "loop", "null_blk", "virtio_blk", "virtio_scsi"],
   ...["dm_mod", "dm_flakey", "dm_delay"],
+  ...["target_core_mod", "target_core_file", "target_core_iblock", "iscsi_target_mod"],
   ...["ext4", "vfat", "nls_ascii", "nls_cp437", "nls_iso8859_1", "squashfs", "isofs", "udf", "fuse", "configfs"],
   ...["softdog", "i6300esb", "pps_ldisc", "uinput", "evdev", "vivid", "snd_aloop", "snd_usb_audio", "uvcvideo"],
   ...["virtio_net", "virtio_rng", "tun", "bridge", "veth", "dummy", "nf_tables", "nft_chain_nat", "nft_masq"],

@@ -103,6 +103,7 @@ const androidEmulator = lazy(() => import("../../boards/androidemulator/driver.t
 const androidEmulatorPower = lazy(() => import("../../boards/androidemulator/power.ts"));
 const stlinkMsd = lazy(() => import("../../boards/stlink-msd/driver.ts"));
 const piPico = lazy(() => import("../../boards/pi-pico/driver.ts"));
+const iscsi = lazy(() => import("../../net/iscsi/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
@@ -226,6 +227,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_tftp.driver.TftpServer", tftp],
     // net/http
     ["jumpstarter_driver_http.driver.HttpServer", httpServer],
+    // net/iscsi
+    ["jumpstarter_driver_iscsi.driver.ISCSI", iscsi],
     // net/dut-network
     ["jumpstarter_driver_dut_network.driver.DutNetwork", dutNetwork],
     // bundles
