@@ -82,6 +82,7 @@ const vnc = lazy(() => import("../../net/vnc/driver.ts"));
 const tmt = lazy(() => import("../../net/tmt/driver.ts"));
 const tftp = lazy(() => import("../../net/tftp/driver.ts"));
 const httpServer = lazy(() => import("../../net/http/driver.ts"));
+const someIp = lazy(() => import("../../net/someip/driver.ts"));
 const dutNetwork = lazy(() => import("../../net/dut-network/driver.ts"));
 const isoTpPython = lazy(() => import("../../boards/isotp/python.ts"));
 const isoTpSocket = lazy(() => import("../../boards/isotp/socket.ts"));
@@ -229,6 +230,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_http.driver.HttpServer", httpServer],
     // net/iscsi
     ["jumpstarter_driver_iscsi.driver.ISCSI", iscsi],
+    // net/someip
+    ["jumpstarter_driver_someip.driver.SomeIp", someIp],
     // net/dut-network
     ["jumpstarter_driver_dut_network.driver.DutNetwork", dutNetwork],
     // bundles

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
-import { Inbox, type WaitOptions } from "../isotp/inbox.ts";
+import { Inbox, type WaitOptions } from "../../agent/stream/inbox.ts";
 import {
   activationSucceeded,
   aliveCheckResponse,
@@ -187,7 +187,7 @@ export class DoipConnection {
             if (answer === undefined) return false;
             resolve(answer);
           } catch (error) {
-            reject(error);
+            reject(toAgentError(error));
           }
           leave();
           return true;
@@ -263,7 +263,7 @@ export async function askByDatagram<T>(
           if (message.type === payloadTypes.negativeAcknowledge) refused(message);
           if (message.type === ask.answerType) resolve(parse(message.payload));
         } catch (error) {
-          reject(error);
+          reject(toAgentError(error));
         }
       });
       over.signal.addEventListener("abort", () => reject(over.signal.reason as Error), { once: true });

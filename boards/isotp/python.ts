@@ -3,7 +3,7 @@ import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { busAddress, openBus } from "../can/open.ts";
-import { Inbox } from "./inbox.ts";
+import { Inbox } from "../../agent/stream/inbox.ts";
 import { isoTp } from "./interface.ts";
 import { problem, type Problem } from "./problem.ts";
 import { singleFrameLimit } from "./protocol.ts";

@@ -4,7 +4,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { busAddress, openBus } from "../can/open.ts";
 import { addressProblem, resolveAddress, type AddressFields } from "../isotp/address.ts";
-import { Inbox } from "../isotp/inbox.ts";
+import { Inbox } from "../../agent/stream/inbox.ts";
 import { problem, type Problem } from "../isotp/problem.ts";
 import { isoTpParams, machineSettings } from "../isotp/schema.ts";
 import { IsoTpConnection } from "../isotp/transport.ts";

@@ -2,7 +2,7 @@ import { performance } from "node:perf_hooks";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { toHex } from "../../agent/driver/hex.ts";
 import type { Logger } from "../../agent/driver/log.ts";
-import type { WaitOptions } from "../isotp/inbox.ts";
+import type { WaitOptions } from "../../agent/stream/inbox.ts";
 import { Turns } from "../power/turns.ts";
 import { encodeRequest, extendedTimeoutMs, parseResponse, services, type UdsRequest } from "./protocol.ts";
 

@@ -45,6 +45,7 @@ const uds = derived(async () => (await import("../../../boards/uds/interface.ts"
 const doip = derived(async () => (await import("../../../boards/doip/interface.ts")).doip);
 const stlinkMsd = derived(async () => (await import("../../../boards/stlink-msd/interface.ts")).stlinkMsd);
 const piPico = derived(async () => (await import("../../../boards/pi-pico/interface.ts")).piPico);
+const someIp = derived(async () => (await import("../../../net/someip/interface.ts")).someIp);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -84,6 +85,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_doip.client.DoIPDriverClient", "Diagnostics over IP (DoIP)", doip),
   kind("jumpstarter_driver_stlink_msd.client.StlinkMsdFlasherClient", "ST-LINK mass storage flasher", stlinkMsd),
   kind("jumpstarter_driver_pi_pico.client.PiPicoClient", "UF2 flasher", piPico),
+  kind("jumpstarter_driver_someip.client.SomeIpDriverClient", "Services over IP (SOME/IP)", someIp),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 

@@ -13,7 +13,7 @@ import { UdsServer } from "../../../sim/uds-server.ts";
 interface Setup {
   readonly ecu: UdsServer;
   readonly exporter: Exporter;
-  readonly calls: (signal?: AbortSignal) => Calls<typeof uds>;
+  readonly calls: (this: void, signal?: AbortSignal) => Calls<typeof uds>;
   readonly log: string[];
 }
 
@@ -57,7 +57,7 @@ async function overDoip(t: TestContext, config: Record<string, unknown>): Promis
     },
   });
   t.after(() => exporter.close());
-  entity.ecu.onReset = () => setImmediate(entity.hangUp);
+  entity.ecu.onReset = () => setImmediate(() => entity.hangUp());
   return setup(entity.ecu, exporter);
 }
 
