@@ -105,6 +105,7 @@ const androidEmulatorPower = lazy(() => import("../../boards/androidemulator/pow
 const stlinkMsd = lazy(() => import("../../boards/stlink-msd/driver.ts"));
 const piPico = lazy(() => import("../../boards/pi-pico/driver.ts"));
 const iscsi = lazy(() => import("../../net/iscsi/driver.ts"));
+const esp32 = lazy(() => import("../../boards/esp32/driver.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
@@ -194,6 +195,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_http_power.driver.HttpPower", httpPower],
     // boards/probe-rs
     ["jumpstarter_driver_probe_rs.driver.ProbeRs", probeRs],
+    // boards/esp32
+    ["jumpstarter_driver_esp32.driver.Esp32Flasher", esp32],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
