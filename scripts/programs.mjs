@@ -43,6 +43,7 @@ const packages = {
   candump: "can-utils",
   i2cset: "i2c-tools",
   isotpsend: "can-utils",
+  fastboot: "fastboot",
   openssl: "openssl",
   cc: "gcc",
   "/usr/include/stdio.h": "libc6-dev",

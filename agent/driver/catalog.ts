@@ -106,6 +106,8 @@ const stlinkMsd = lazy(() => import("../../boards/stlink-msd/driver.ts"));
 const piPico = lazy(() => import("../../boards/pi-pico/driver.ts"));
 const iscsi = lazy(() => import("../../net/iscsi/driver.ts"));
 const esp32 = lazy(() => import("../../boards/esp32/driver.ts"));
+const rideSX = lazy(() => import("../../boards/ridesx/driver.ts"));
+const rideSXPower = lazy(() => import("../../boards/ridesx/power.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
@@ -197,6 +199,9 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_probe_rs.driver.ProbeRs", probeRs],
     // boards/esp32
     ["jumpstarter_driver_esp32.driver.Esp32Flasher", esp32],
+    // boards/ridesx
+    ["jumpstarter_driver_ridesx.driver.RideSXDriver", rideSX],
+    ["jumpstarter_driver_ridesx.driver.RideSXPowerDriver", rideSXPower],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

@@ -121,11 +121,11 @@ export async function fileIntoStream(file: FileHandle, sink: Writable, options: 
 }
 
 /**
- * A file without a name in the temporary directory: nobody else can open it, and the kernel frees its
- * space when it is closed, also after a crash.
+ * A file without a name: nobody else can open it, and the kernel frees its space when it is closed, also after a crash.
+ * @param folder on whose disk it takes its space
  */
-export async function openNamelessFile(): Promise<FileHandle> {
-  const path = join(tmpdir(), `jmp-agent-${randomUUID()}`);
+export async function openNamelessFile(folder = tmpdir()): Promise<FileHandle> {
+  const path = join(folder, `jmp-agent-${randomUUID()}`);
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
   const file = await open(path, flags, 0o600);
   try {

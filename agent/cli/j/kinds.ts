@@ -47,6 +47,7 @@ const stlinkMsd = derived(async () => (await import("../../../boards/stlink-msd/
 const piPico = derived(async () => (await import("../../../boards/pi-pico/interface.ts")).piPico);
 const someIp = derived(async () => (await import("../../../net/someip/interface.ts")).someIp);
 const esp32 = derived(async () => (await import("../../../boards/esp32/interface.ts")).esp32);
+const rideSX = derived(async () => (await import("../../../boards/ridesx/interface.ts")).rideSX);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -88,6 +89,8 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_pi_pico.client.PiPicoClient", "UF2 flasher", piPico),
   kind("jumpstarter_driver_someip.client.SomeIpDriverClient", "Services over IP (SOME/IP)", someIp),
   kind("jumpstarter_driver_esp32.client.Esp32FlasherClient", "ESP32 flasher", esp32),
+  kind("jumpstarter_driver_ridesx.client.RideSXClient", "RideSX storage operations", rideSX),
+  kind("jumpstarter_driver_ridesx.client.RideSXPowerClient", "Generic power", power),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
