@@ -50,6 +50,7 @@ const packages = {
   python3: "python3-venv",
   mkfs: "e2fsprogs",
   losetup: "mount",
+  pgrep: "procps",
   snmpd: "snmpd",
   mosquitto: "mosquitto",
   // With the file that a test of running as a sudoer replaces.

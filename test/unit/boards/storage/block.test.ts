@@ -125,7 +125,8 @@ test(
 test("what the host has in use is not written", { skip }, async (t) => {
   const mounted = loopDisk(t);
   execFileSync("mke2fs", ["-q", "-t", "ext4", mounted.path]);
-  const folder = mountOn(t, mounted.path);
+  // Not to be written by its file system meanwhile.
+  const folder = mountOn(t, mounted.path, ["-o", "ro"]);
   const before = sha256(readFileSync(mounted.path));
   await assert.rejects(write(mounted.path, Buffer.alloc(512)), {
     code: "E_TARGET",
