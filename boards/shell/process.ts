@@ -12,8 +12,12 @@ export type Output = [stdout: string, stderr: string, code: number | null];
 const graceMs = 5_000;
 const pollMs = 50;
 
-/** How long a finished script's pipes may stay silent before we stop listening: a daemon it left may hold them open. */
-const drainIdleMs = 2_000;
+/**
+ * How long we listen in all to a finished script's pipes, and how much we take: a daemon that it left may hold them open, and
+ * talk for ever. The script's own last words fit into a pipe, which has 1 MiB at most.
+ */
+const drainMs = 2_000;
+const drainChars = 2 * 1024 * 1024;
 
 /** Pieces of output that wait for a slow client before the script is made to wait. */
 const queueLimit = 16;
@@ -89,7 +93,10 @@ function listen(child: Child) {
   const pieces: Output[] = [];
   let open: number = pipes.length;
   let wake = () => {};
+  const drained = { ms: 0, chars: 0 };
   const add = (index: number, text: string) => {
+    if (hasExited(child)) drained.chars += text.length;
+    if (drained.chars > drainChars) close();
     if (text !== "") pieces.push(index === 0 ? [text, "", null] : ["", text, null]);
     if (pieces.length >= queueLimit) for (const pipe of pipes) pipe.pause();
     wake();
@@ -116,11 +123,13 @@ function listen(child: Child) {
     get ended(): boolean {
       return open === 0 && hasExited(child) && pieces.length === 0;
     },
-    /** Resolves when something changed. A finished script whose pipes say nothing more is let go. */
+    /** Resolves when something changed. A finished script whose pipes stay open is let go. */
     async more(): Promise<void> {
-      const timer = hasExited(child) ? setTimeout(close, drainIdleMs) : undefined;
+      const began = hasExited(child) ? performance.now() : undefined;
+      const timer = began === undefined ? undefined : setTimeout(close, drainMs - drained.ms);
       await new Promise<void>((resolve) => (wake = resolve));
       clearTimeout(timer);
+      if (began !== undefined) drained.ms += performance.now() - began;
     },
     wake: () => wake(),
     close,

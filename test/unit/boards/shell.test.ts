@@ -157,6 +157,20 @@ test("a daemon that keeps the pipes open does not keep the call", async (t) => {
   assert.equal(code, 0);
 });
 
+for (const [how, step] of [
+  ["now and then", "sleep 0.05"],
+  ["without a pause", ":"],
+]) {
+  test(`a daemon that goes on talking ${how} does not keep the call either`, async (t) => {
+    const script = `setsid sh -c 'while echo tick; do ${step}; done' & echo end`;
+    const began = performance.now();
+    const { stdout, stderr, code } = await run(t, script);
+    assert.deepEqual([code, stderr], [0, ""]);
+    assert.match(stdout, /^(tick\n)*end$/m);
+    assert.ok(performance.now() - began < 8_000);
+  });
+}
+
 test("cancelling the call ends the whole group, and a client that walks away too", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "jmp-shell-"));
   t.after(() => rm(folder, { recursive: true }));
