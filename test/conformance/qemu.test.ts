@@ -46,12 +46,16 @@ describe(`Python client ${version}`, { skip: missingClient(version) || noQemu([u
   });
 });
 
-test(`Python client ${old} knows the flasher under its old label`, { skip: missingClient(old) || noQemu() }, async (t) => {
-  const image = join(scratch(t), "image");
-  writeFileSync(image, "an image of old times");
-  const agent = await startAgent(t, { qemu: qemuEntry({ legacy_flasher_client: true }) });
-  await drive(agent, old, "old", image);
-});
+test(
+  `Python client ${old} knows the flasher under its old label`,
+  { skip: missingClient(old) || noQemu() },
+  async (t) => {
+    const image = join(scratch(t), "image");
+    writeFileSync(image, "an image of old times");
+    const agent = await startAgent(t, { qemu: qemuEntry({ legacy_flasher_client: true }) });
+    await drive(agent, old, "old", image);
+  },
+);
 
 /** Notes `WORDS|FILE|USER:PASSWORD` in a line of `log`. */
 function flsDouble(log: string): string {
