@@ -1,3 +1,4 @@
+import { bridgedCalls } from "./bridged-calls.ts";
 import type { ChildHandle } from "./driver.ts";
 import { AgentError } from "./errors.ts";
 import type { Calls, Interface } from "./interface.ts";
@@ -18,6 +19,8 @@ export function callsOn<I extends Interface>(
   wanted: I,
   options: { signal?: AbortSignal } = {},
 ): Calls<I> {
+  const caller = { signal: options.signal ?? signal };
+  if (driver.bridge !== undefined) return bridgedCalls(driver, driver.bridge, wanted, caller);
   const has = driver.planned.driver.implements.methods;
   for (const method of Object.keys(wanted.methods)) {
     if (!Object.hasOwn(has, method)) {
@@ -27,7 +30,6 @@ export function callsOn<I extends Interface>(
       );
     }
   }
-  const caller = { signal: options.signal ?? signal };
   const calls: Record<string, (...args: unknown[]) => unknown> = {};
   for (const [method, { kind }] of Object.entries(wanted.methods)) {
     if (kind === "unary") {
@@ -73,6 +75,12 @@ export function childHandle(driver: LiveDriver, parent: LocalCaller): ChildHandl
       const child = driver.children.get(name);
       return child === undefined ? undefined : childHandle(child, parent);
     },
-    lend: (source) => parent.environment.lend(driver, source),
+    lend: (source) => {
+      if (driver.bridge === undefined) return parent.environment.lend(driver, source);
+      throw new AgentError(
+        "E_UNSUPPORTED",
+        `${driver.planned.path} is run by Python: nothing can be lent to it from here`,
+      );
+    },
   };
 }

@@ -105,6 +105,12 @@ class Lab(GenericClient, Driver):
             yield {"number": number}
 
     @export
+    async def count_slowly(self):
+        for number in range(600):
+            yield number
+            await sleep(0.1)
+
+    @export
     async def count_and_fail(self, to, kind):
         for number in range(int(to)):
             yield number
