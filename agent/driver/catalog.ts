@@ -68,6 +68,9 @@ const doip = lazy(() => import("../../boards/doip/driver.ts"));
 const httpVideo = lazy(() => import("../../boards/video/driver.ts"));
 const uStreamer = lazy(() => import("../../boards/ustreamer/driver.ts"));
 const probeRs = lazy(() => import("../../boards/probe-rs/driver.ts"));
+const corellium = lazy(() => import("../../boards/corellium/driver.ts"));
+const corelliumPower = lazy(() => import("../../boards/corellium/power.ts"));
+const corelliumConsole = lazy(() => import("../../boards/corellium/console.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -202,6 +205,10 @@ export const shippedDrivers: Catalog = createCatalog(
     // boards/ridesx
     ["jumpstarter_driver_ridesx.driver.RideSXDriver", rideSX],
     ["jumpstarter_driver_ridesx.driver.RideSXPowerDriver", rideSXPower],
+    // boards/corellium
+    ["jumpstarter_driver_corellium.driver.Corellium", corellium],
+    ["jumpstarter_driver_corellium.driver.CorelliumPower", corelliumPower],
+    ["jumpstarter_driver_corellium.driver.CorelliumConsole", corelliumConsole],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],
