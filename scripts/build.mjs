@@ -21,7 +21,8 @@ await build({
   external: ["koffi", "opendal", "cpu-features", "*.node"],
   chunkNames: "chunks/[name]-[hash]",
   banner: {
-    js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
+    // What packages of the other module system ask for; ssh2's WebAssembly wants to know where it is.
+    js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url), __dirname = import.meta.dirname;",
   },
 });
 // The Python half of the side-car lies beside the code that starts it.

@@ -64,7 +64,6 @@ const packages = {
   sshfs: "sshfs",
   "dbus-daemon": "dbus-daemon",
   busctl: "systemd",
-  gdbus: "libglib2.0-bin",
   "dbus-send": "dbus-bin",
   adb: "adb",
 };

@@ -2,6 +2,7 @@ import type { Socket } from "node:net";
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
+import { connectAbstract } from "../../agent/sys/abstract-socket.ts";
 import { dial } from "../../agent/stream/dial.ts";
 import { describeBusAddress, parseBusAddresses, type BusAddress } from "./dbus-address.ts";
 import { dbusNetwork } from "./interface.ts";
@@ -71,8 +72,7 @@ function parse(kind: Kind): BusAddress[] {
 function dialBus(address: BusAddress, signal: AbortSignal): Promise<Socket> {
   const where = describeBusAddress(address);
   if (address.kind === "unix") return dial({ path: address.path }, where, signal, perAddressTimeoutMs);
-  // A leading zero byte is what the kernel calls abstract.
-  if (address.kind === "abstract") return dial({ path: `\0${address.name}` }, where, signal, perAddressTimeoutMs);
+  if (address.kind === "abstract") return connectAbstract(address.name);
   const { host, port, family } = address;
   return dial({ host, port, family, noDelay: true, keepAlive: true }, where, signal, perAddressTimeoutMs);
 }
