@@ -66,6 +66,8 @@ const packages = {
   busctl: "systemd",
   "dbus-send": "dbus-bin",
   adb: "adb",
+  "iscsi-ls": "libiscsi-bin",
+  "iscsi-inq": "libiscsi-bin",
 };
 
 function present(program) {

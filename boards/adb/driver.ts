@@ -12,6 +12,9 @@ import { AdbServer } from "./server.ts";
 /** For what the server knows without asking a device. */
 const answerTimeoutMs = 10_000;
 
+/** For what is done after a call, also one that was cancelled. */
+const withdrawing = { timeoutMs: 2_000, signal: new AbortController().signal };
+
 const config = z.strictObject({
   adb_path: z.string().min(1).default("adb").describe("the program adb"),
   host: z.string().min(1).default("127.0.0.1").describe("address at which the ADB server of this host listens"),
@@ -75,7 +78,13 @@ export default defineDriver({
         },
         async connect_device(call, device) {
           const what = `adb connect ${device}`;
-          const text = await serve(call, `host:connect:${device}`, what, connect_timeout * 1000);
+          const text = await serve(call, `host:connect:${device}`, what, connect_timeout * 1000).catch(
+            async (error) => {
+              // The server would go on trying, and list the device as offline.
+              await server.ask(`host:disconnect:${device}`, { ...withdrawing, what }).catch(() => {});
+              throw error;
+            },
+          );
           // The program adb has exit status 0 for this, too.
           if (!isConnected(text)) throw new AgentError("E_FAILED", `${what} failed: ${text}`);
           log.info(text);

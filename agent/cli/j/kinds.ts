@@ -48,6 +48,14 @@ const piPico = derived(async () => (await import("../../../boards/pi-pico/interf
 const someIp = derived(async () => (await import("../../../net/someip/interface.ts")).someIp);
 const esp32 = derived(async () => (await import("../../../boards/esp32/interface.ts")).esp32);
 const rideSX = derived(async () => (await import("../../../boards/ridesx/interface.ts")).rideSX);
+const iscsi = derived(async () => (await import("../../../net/iscsi/interface.ts")).iscsi);
+const androidEmulator = derived(
+  async () => (await import("../../../boards/androidemulator/interface.ts")).androidEmulator,
+);
+const adb: Load = async (node, signal) => {
+  const own = derived(async () => (await import("../../../boards/adb/interface.ts")).adb);
+  return { ...(await own(node, signal)), ...(await network(node, signal)) };
+};
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -91,6 +99,9 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_esp32.client.Esp32FlasherClient", "ESP32 flasher", esp32),
   kind("jumpstarter_driver_ridesx.client.RideSXClient", "RideSX storage operations", rideSX),
   kind("jumpstarter_driver_ridesx.client.RideSXPowerClient", "Generic power", power),
+  kind("jumpstarter_driver_adb.client.AdbClient", "ADB tunneling and device access", adb),
+  kind("jumpstarter_driver_androidemulator.client.AndroidEmulatorClient", "Android emulator", androidEmulator),
+  kind("jumpstarter_driver_iscsi.client.ISCSIServerClient", "iSCSI target", iscsi),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
