@@ -33,16 +33,21 @@ export class Initiator {
     await once(socket, "connect");
     const initiator = new Initiator(socket);
     const keys = { InitiatorName: name, TargetName: target, SessionType: "Normal", AuthMethod: "None" };
-    const more = { HeaderDigest: "None", DataDigest: "None", InitialR2T: "No", ImmediateData: "Yes" };
+    // All that there is to agree on: what is left out, the target proposes, and wants an answer.
+    const more = {
+      ...{ HeaderDigest: "None", DataDigest: "None", InitialR2T: "No", ImmediateData: "Yes", MaxConnections: "1" },
+      ...{ MaxRecvDataSegmentLength: "262144", MaxBurstLength: "262144", FirstBurstLength: "65536" },
+      ...{ MaxOutstandingR2T: "1", DefaultTime2Wait: "2", DefaultTime2Retain: "0", ErrorRecoveryLevel: "0" },
+      ...{ DataPDUInOrder: "Yes", DataSequenceInOrder: "Yes", IFMarker: "No", OFMarker: "No" },
+    };
     try {
-      // From the operational stage (1) to full feature phase (3), once the target has said its part.
-      for (let text = textOf({ ...keys, ...more }); ; text = Buffer.alloc(0)) {
-        await initiator.#send(loginRequest, 0x87, (head) => head.write("\x80jmp\0\x01", 8, "latin1"), text);
-        const { head } = await initiator.#receive(loginResponse);
-        const status = head.readUInt16BE(36);
-        if (status !== 0) throw new Error(`login refused: ${status.toString(16).padStart(4, "0")}`);
-        if (((head[1] ?? 0) & 0x80) !== 0) break;
-      }
+      // From the operational stage (1) to full feature phase (3) at once.
+      const text = textOf({ ...keys, ...more });
+      await initiator.#send(loginRequest, 0x87, (head) => head.write("\x80jmp\0\x01", 8, "latin1"), text);
+      const { head, data } = await initiator.#receive(loginResponse);
+      const status = head.readUInt16BE(36);
+      if (status !== 0) throw new Error(`login refused: ${status.toString(16).padStart(4, "0")}`);
+      if (((head[1] ?? 0) & 0x80) === 0) throw new Error(`the target wants to go on: ${data.toString()}`);
       return initiator;
     } catch (error) {
       socket.destroy();
@@ -106,9 +111,7 @@ export class Initiator {
     head.writeUInt8(opcode, 0);
     head.writeUInt8(flags, 1);
     head.writeUIntBE(data.length, 5, 3);
-    // A login is one task, however many requests it takes.
-    if (opcode !== loginRequest) this.#tag += 1;
-    head.writeUInt32BE(this.#tag, 16);
+    head.writeUInt32BE((this.#tag += 1), 16);
     head.writeUInt32BE(this.#command, 24);
     head.writeUInt32BE(this.#nextStatus, 28);
     // What is marked as immediate takes no number.
@@ -129,9 +132,9 @@ export class Initiator {
 
   async #take(bytes: number): Promise<Buffer> {
     while (this.#received.length < bytes) {
-      const { value, done } = await this.#chunks.next();
-      if (done) throw new Error("the target hung up");
-      this.#received = Buffer.concat([this.#received, value]);
+      const next = await this.#chunks.next();
+      if (next.done) throw new Error("the target hung up");
+      this.#received = Buffer.concat([this.#received, next.value]);
     }
     const taken = this.#received.subarray(0, bytes);
     this.#received = this.#received.subarray(bytes);
