@@ -71,6 +71,7 @@ const probeRs = lazy(() => import("../../boards/probe-rs/driver.ts"));
 const corellium = lazy(() => import("../../boards/corellium/driver.ts"));
 const corelliumPower = lazy(() => import("../../boards/corellium/power.ts"));
 const corelliumConsole = lazy(() => import("../../boards/corellium/console.ts"));
+const xcp = lazy(() => import("../../boards/xcp/driver.ts"));
 const shell = lazy(() => import("../../boards/shell/driver.ts"));
 const tcpNetwork = lazy(() => import("../../net/sockets/tcp.ts"));
 const udpNetwork = lazy(() => import("../../net/sockets/udp.ts"));
@@ -209,6 +210,8 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_corellium.driver.Corellium", corellium],
     ["jumpstarter_driver_corellium.driver.CorelliumPower", corelliumPower],
     ["jumpstarter_driver_corellium.driver.CorelliumConsole", corelliumConsole],
+    // boards/xcp
+    ["jumpstarter_driver_xcp.driver.Xcp", xcp],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

@@ -56,6 +56,7 @@ const adb: Load = async (node, signal) => {
   const own = derived(async () => (await import("../../../boards/adb/interface.ts")).adb);
   return { ...(await own(node, signal)), ...(await network(node, signal)) };
 };
+const xcp = derived(async () => (await import("../../../boards/xcp/interface.ts")).xcp);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -102,6 +103,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_adb.client.AdbClient", "ADB tunneling and device access", adb),
   kind("jumpstarter_driver_androidemulator.client.AndroidEmulatorClient", "Android emulator", androidEmulator),
   kind("jumpstarter_driver_iscsi.client.ISCSIServerClient", "iSCSI target", iscsi),
+  kind("jumpstarter_driver_xcp.client.XcpClient", "Measurement and calibration (XCP)", xcp),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
