@@ -112,6 +112,10 @@ const iscsi = lazy(() => import("../../net/iscsi/driver.ts"));
 const esp32 = lazy(() => import("../../boards/esp32/driver.ts"));
 const rideSX = lazy(() => import("../../boards/ridesx/driver.ts"));
 const rideSXPower = lazy(() => import("../../boards/ridesx/power.ts"));
+const renode = lazy(() => import("../../boards/renode/driver.ts"));
+const renodePower = lazy(() => import("../../boards/renode/power.ts"));
+const renodeFlasher = lazy(() => import("../../boards/renode/flasher.ts"));
+const renodeConsole = lazy(() => import("../../boards/renode/console.ts"));
 const baseFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).baseFlasher }));
 const tiFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).tiJ784s4Flasher }));
 const rcarFlasher = lazy(async () => ({ default: (await import("../../bundles/flasher/driver.ts")).rcarS4Flasher }));
@@ -212,6 +216,11 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_corellium.driver.CorelliumConsole", corelliumConsole],
     // boards/xcp
     ["jumpstarter_driver_xcp.driver.Xcp", xcp],
+    // boards/renode
+    ["jumpstarter_driver_renode.driver.Renode", renode],
+    ["jumpstarter_driver_renode.driver.RenodePower", renodePower],
+    ["jumpstarter_driver_renode.driver.RenodeFlasher", renodeFlasher],
+    ["jumpstarter_agent.RenodeConsole", renodeConsole],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

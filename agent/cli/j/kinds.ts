@@ -57,6 +57,7 @@ const adb: Load = async (node, signal) => {
   return { ...(await own(node, signal)), ...(await network(node, signal)) };
 };
 const xcp = derived(async () => (await import("../../../boards/xcp/interface.ts")).xcp);
+const renode = derived(async () => (await import("../../../boards/renode/interface.ts")).renode);
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -104,6 +105,7 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_androidemulator.client.AndroidEmulatorClient", "Android emulator", androidEmulator),
   kind("jumpstarter_driver_iscsi.client.ISCSIServerClient", "iSCSI target", iscsi),
   kind("jumpstarter_driver_xcp.client.XcpClient", "Measurement and calibration (XCP)", xcp),
+  kind("jumpstarter_driver_renode.client.RenodeClient", "Generic composite device", renode),
   kind("jumpstarter_driver_shell.client.ShellClient", "Shell command executor", shell),
 ]);
 
