@@ -55,7 +55,13 @@ export async function startMosquitto(t: Pick<TestContext, "after">): Promise<Mos
   const config = file(
     "mosquitto.conf",
     [
-      ...["user root", "persistence false", "allow_anonymous false", `password_file ${passwords}`],
+      ...[
+        "user root",
+        "persistence false",
+        "set_tcp_nodelay true",
+        "allow_anonymous false",
+        `password_file ${passwords}`,
+      ],
       `acl_file ${file("acl", `user ${username}\ntopic readwrite #\ntopic deny secret/#\n`)}`,
       `listener ${port} 127.0.0.1`,
       ...[`listener ${tlsPort} 127.0.0.1`, ...tls],
