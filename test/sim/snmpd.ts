@@ -117,10 +117,10 @@ export async function startSnmpd(t: TestContext): Promise<Snmpd> {
     if (lives === 0 || forgetful) lives += 1;
     const persistent = join(directory, `persistent-${lives}`);
     mkdirSync(persistent, { recursive: true });
-    const words = ["-f", "-Lo", "-C", "-c", join(directory, "snmpd.conf"), "-p", join(directory, "pid")];
+    const words = ["-f", "-Lo", "-p", join(directory, "pid")];
     const child = spawn(program, [...words, `udp:127.0.0.1:${port}`], {
       stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, SNMP_PERSISTENT_DIR: persistent, MIBS: "" },
+      env: { ...process.env, SNMPCONFPATH: directory, SNMP_PERSISTENT_DIR: persistent, MIBS: "" },
     });
     let printed = "";
     for (const pipe of [child.stdout, child.stderr]) pipe.on("data", (chunk: Buffer) => (printed += chunk.toString()));

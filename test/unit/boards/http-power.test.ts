@@ -145,6 +145,13 @@ test("Digest as in RFC 7616, section 3.9.1", () => {
   assert.match(answer([header("MD5")]), md5);
   assert.match(answer([header("MD5"), header("SHA-256")]), sha);
   assert.match(answer([`Basic realm="x", ${header("SHA-256")}`]), sha);
+  const hash = (...parts: string[]) => createHash("md5").update(parts.join(":")).digest("hex");
+  const session = hash(hash("Mufasa", "r", "Circle of Life"), "n", asked.cnonce);
+  const expected = hash(session, "n", "00000001", asked.cnonce, "auth", hash("GET", asked.uri));
+  assert.match(
+    answer(['Digest realm="r", nonce=n, qop=auth, algorithm=MD5-sess']),
+    new RegExp(`response="${expected}"`),
+  );
   for (const no of [
     "",
     "Basic realm=x",

@@ -7,7 +7,7 @@ import { snmpServer } from "../../../boards/snmp/interface.ts";
 import * as protocol from "../../../boards/snmp/protocol.ts";
 import * as usm from "../../../boards/snmp/usm.ts";
 import * as ber from "../../../boards/snmp/ber.ts";
-import { communitySecurity } from "../../../boards/snmp/security.ts";
+import { communitySecurity, UserSecurity } from "../../../boards/snmp/security.ts";
 import { apcControl, apcStatus, community, noSnmpd, passphrase, privatePassphrase } from "../../sim/snmpd.ts";
 import { raritan, startSnmpd } from "../../sim/snmpd.ts";
 import { meddle } from "../../sim/udp-meddler.ts";
@@ -108,6 +108,68 @@ test("answers with another version, community, number or kind are not ours", () 
   assert.equal(read(1, "d", answer), "noise");
   assert.equal(read(1, "c", { ...answer, requestId: 6 }), "noise");
   assert.equal(read(1, "c", asked), "noise");
+});
+
+test("version 3 believes what is fresh, for us, from that engine, and as secure as was asked", () => {
+  const [auth, priv] = [
+    { protocol: "SHA" as const, passphrase },
+    { protocol: "AES" as const, passphrase: privatePassphrase },
+  ];
+  const engineId = Buffer.from("8000000001020304", "hex");
+  const [authKey, privKey] = [
+    usm.localizedKey("SHA", passphrase, engineId),
+    usm.privacyKey("SHA", "AES", privatePassphrase, engineId),
+  ];
+  const asked = protocol.request("get", 77, [{ oid: "1.3", value: null }]);
+  const answer = { ...asked, type: protocol.pduTypes.response };
+  const report = (counter: number) => ({
+    ...{ ...asked, type: protocol.pduTypes.report },
+    bindings: [{ oid: `1.3.6.1.6.3.15.1.1.${counter}.0`, value: 1 }],
+  });
+  const nothing = Buffer.alloc(0);
+  /** What the engine says; 0: in clear, 1: with a code, 3: encrypted as well. */
+  const says = (
+    level: 0 | 1 | 3,
+    pdu: protocol.Pdu,
+    given: { messageId?: number; user?: string; engineId?: Buffer; engineTime?: number } = {},
+  ) => {
+    const common = { messageId: 5, flags: level, engineId, engineBoots: 3, engineTime: 1000, user: "u", ...given };
+    const plain = protocol.encodeScopedPdu(common.engineId, pdu);
+    const { data, privacy } =
+      level === 3 ? usm.encrypt("AES", privKey, common, plain) : { data: plain, privacy: nothing };
+    const authentication = level === 0 ? nothing : Buffer.alloc(12);
+    const { bytes, authenticationAt } = protocol.encodeSecuredMessage({ ...common, data, privacy, authentication });
+    if (level !== 0) bytes.set(usm.authenticationCode("SHA", authKey, bytes), authenticationAt);
+    return bytes;
+  };
+  const security = new UserSecurity({ name: "u", auth, priv });
+  const read = (bytes: Uint8Array) => security.read(bytes, asked, new Set([4, 5])).is;
+  assert.equal(protocol.decodeSecuredMessage(security.wrap(asked, 5)).engineId.length, 0);
+  assert.equal(read(says(3, answer)), "noise", "from an engine that we have not met");
+  assert.equal(read(says(0, report(4), { messageId: 6 })), "noise", "to a question that we have not asked");
+  assert.equal(read(says(0, report(4), { engineId: Buffer.from("1234") })), "noise", "no engine has such an id");
+  assert.equal(read(says(0, report(4))), "news");
+  const { engineBoots, engineTime, flags } = protocol.decodeSecuredMessage(security.wrap(asked, 5));
+  assert.deepEqual([engineBoots, engineTime, flags], [3, 1000, 7]);
+
+  assert.equal(read(says(3, answer)), "response");
+  assert.equal(read(says(3, answer, { messageId: 4 })), "response");
+  assert.equal(read(says(3, answer, { messageId: 6 })), "noise");
+  assert.equal(read(says(3, { ...answer, requestId: 78 })), "noise");
+  assert.equal(read(says(3, answer, { user: "v" })), "noise");
+  assert.equal(read(says(3, answer, { engineId: Buffer.from("8000000001020305", "hex") })), "noise");
+  assert.equal(read(says(1, answer)), "noise");
+  assert.equal(read(says(0, answer)), "noise");
+  // Only the engine itself moves its clock, and only one that we have lost is met anew.
+  assert.equal(read(says(0, report(2), { engineTime: 9000 })), "noise");
+  assert.equal(read(says(0, report(4))), "noise");
+  assert.equal(protocol.decodeSecuredMessage(security.wrap(asked, 5)).engineTime, 1000);
+  assert.equal(read(says(1, report(2), { engineTime: 9000 })), "news");
+  assert.equal(protocol.decodeSecuredMessage(security.wrap(asked, 5)).engineTime, 9000);
+  assert.deepEqual(security.read(says(0, report(3)), asked, new Set([5])), {
+    ...{ is: "refusal", indication: "unknown user name" },
+  });
+  assert.equal(read(says(0, report(4), { engineId: Buffer.from("8000000009", "hex") })), "news");
 });
 
 test("configurations that cannot work are refused in the words of the Python driver", async () => {
@@ -255,9 +317,16 @@ test("with snmpd", { skip: noSnmpd }, async (t) => {
       line.onAnswer = (bytes) => (answers++ === 0 ? [] : [bytes]);
       await outlet(name).on();
       assert.equal(agent.value(outlet1), "integer 1");
-      // Late: later than the second try, and twice. Before it: garbage, and itself with a bit turned.
-      line.onRequest = (bytes) => [bytes];
+      // Later than the second try, which is lost: what answers the first is as good. Before it: garbage, and itself with a
+      // bit turned.
+      let isPending = false;
+      line.onRequest = (bytes) => {
+        if (isPending) return [];
+        isPending = true;
+        return [bytes];
+      };
       line.onAnswer = (bytes) => {
+        isPending = false;
         const turned = Buffer.from(bytes);
         turned[turned.length - 1] = (turned.at(-1) ?? 0) ^ 1;
         const late = { bytes, afterMs: 250 };
@@ -273,6 +342,7 @@ test("with snmpd", { skip: noSnmpd }, async (t) => {
       await outlet(name).off();
       assert.equal(agent.value(outlet1), "integer 0");
     }
+    line.onRequest = (bytes) => [bytes];
     // An agent that strips what proves it: in the message's flags, authenticated and encrypted are bits 1 and 2.
     line.onAnswer = (bytes) => {
       const message = protocol.decodeSecuredMessage(bytes);
