@@ -55,7 +55,7 @@ const modules = [
   ...["ext4", "vfat", "nls_ascii", "nls_cp437", "nls_iso8859_1", "squashfs", "isofs", "udf", "fuse", "configfs"],
   ...["softdog", "i6300esb", "pps_ldisc", "uinput", "evdev", "vivid", "snd_aloop", "snd_usb_audio", "uvcvideo"],
   ...["virtio_net", "virtio_rng", "tun", "bridge", "veth", "dummy", "nf_tables", "nft_chain_nat", "nft_masq"],
-  ...["cdc_ether", "cdc_ncm", "usb_f_ncm", "crc32c_generic", "libcrc32c"],
+  ...["cdc_ether", "cdc_ncm", "usb_f_ncm", "crc32c_generic", "libcrc32c", "vsock_loopback"],
 ];
 
 /** The host's own tree with a layer over it that takes what is written; `start` comes from the test. */

@@ -21,7 +21,7 @@ import { sizeOf } from "./sizes.ts";
 import { WorkFolder } from "./work.ts";
 
 /** QEMU takes half a second to come up; a host that swaps may need more. */
-const startTimeoutMs = 20_000;
+const usualStartTimeoutMs = 20_000;
 const pollMs = 20;
 /** Numbers of guests are drawn; another machine of this host may have the same. */
 const cidAttempts = 5;
@@ -42,6 +42,7 @@ export class QemuMachine {
   readonly work: WorkFolder;
   readonly #config: QemuConfig;
   readonly #log: Logger;
+  readonly #startTimeoutMs: number;
   readonly #turns = new Turns();
   #running: Running | undefined;
   /** How the last one ended, if nobody had asked for it. */
@@ -52,7 +53,8 @@ export class QemuMachine {
   /** cloud-init does its work once for each: a lease's machine is another one. */
   #instanceId: string = randomUUID();
 
-  constructor(config: QemuConfig, log: Logger) {
+  constructor(config: QemuConfig, log: Logger, { startTimeoutMs = usualStartTimeoutMs } = {}) {
+    this.#startTimeoutMs = startTimeoutMs;
     this.#config = config;
     this.#log = log;
     this.#diskSize = config.disk_size;
@@ -169,8 +171,8 @@ export class QemuMachine {
   async #bringUp(process: QemuProcess, directory: string, outer: AbortSignal): Promise<Qmp> {
     const giveUp = new AbortController();
     const signal = AbortSignal.any([outer, giveUp.signal]);
-    const late = `${process.program} is not ready after ${startTimeoutMs / 1_000} s`;
-    const timer = setTimeout(() => giveUp.abort(new AgentError("E_TIMEOUT", late)), startTimeoutMs);
+    const late = `${process.program} is not ready after ${this.#startTimeoutMs / 1_000} s`;
+    const timer = setTimeout(() => giveUp.abort(new AgentError("E_TIMEOUT", late)), this.#startTimeoutMs);
     void process.exited.then(() => giveUp.abort(didNotStart(process)));
     process.child.stdout.resume();
     try {
@@ -188,10 +190,9 @@ export class QemuMachine {
     } catch (error) {
       // Its connections may end before it does; why it ends says more.
       await Promise.race([process.exited, sleep(pollMs * 10)]);
-      const ended = process.hasExited;
+      const reason: unknown = signal.aborted ? signal.reason : error;
       await process.stop();
-      if (ended && !outer.aborted) throw didNotStart(process);
-      throw signal.aborted ? signal.reason : error;
+      throw reason;
     } finally {
       clearTimeout(timer);
     }
