@@ -1,9 +1,10 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, mkdtemp, rename, rm, stat } from "node:fs/promises";
+import { rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
 import { partitions, type Partition } from "./config.ts";
+import { makeOwnedFolder, type OwnedFolder } from "./owned-folder.ts";
 
 /** A file that the machine starts from. */
 export interface PartitionFile {
@@ -31,24 +32,20 @@ export function partitionOf(name: string | null | undefined): Partition {
 export class WorkFolder {
   readonly #base: string;
   readonly #defaults: Readonly<Partial<Record<Partition, string>>>;
-  #made: Promise<string> | undefined;
+  #made: Promise<OwnedFolder> | undefined;
 
   constructor(base: string | null, defaults: Readonly<Partial<Record<Partition, string>>>) {
     this.#base = base ?? tmpdir();
     this.#defaults = defaults;
   }
 
-  path(): Promise<string> {
-    this.#made ??= this.#make();
-    return this.#made;
-  }
-
-  async #make(): Promise<string> {
+  async path(): Promise<string> {
+    this.#made ??= makeOwnedFolder(this.#base);
+    const made = this.#made;
     try {
-      await mkdir(this.#base, { recursive: true });
-      return await mkdtemp(join(this.#base, "jmp-agent-qemu-"));
+      return (await made).path;
     } catch (error) {
-      this.#made = undefined;
+      if (this.#made === made) this.#made = undefined;
       throw error;
     }
   }
@@ -78,8 +75,7 @@ export class WorkFolder {
   async remove(): Promise<void> {
     const made = this.#made;
     this.#made = undefined;
-    const path = await made?.catch(() => undefined);
-    if (path !== undefined) await rm(path, { recursive: true, force: true });
+    await (await made?.catch(() => undefined))?.remove();
   }
 }
 

@@ -3,13 +3,14 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Readable } from "node:stream";
 import { describe, test, type TestContext } from "node:test";
 import { growImage, inspectImage } from "../../../../boards/qemu/images.ts";
+import { makeOwnedFolder } from "../../../../boards/qemu/owned-folder.ts";
 import { WorkFolder } from "../../../../boards/qemu/work.ts";
 import { scratch } from "../../../sim/agent.ts";
 import { noQemu, startQemu } from "../../../sim/qemu.ts";
@@ -91,10 +92,34 @@ describe("flashing", { skip: noQemu() }, () => {
   });
 });
 
-/** Of the only lease. */
+/** What the only lease has put there. */
 function filesOf(folder: string): string[] {
-  return readdirSync(folder).flatMap((lease) => readdirSync(join(folder, lease)));
+  const files = readdirSync(folder).flatMap((lease) => readdirSync(join(folder, lease)));
+  return files.filter((name) => name !== ".lock");
 }
+
+describe("work folders", () => {
+  test("that nobody holds any more go when the next one is made; others stay", async (t) => {
+    const base = scratch(t);
+    const [first, second] = [await makeOwnedFolder(base), await makeOwnedFolder(base)];
+    writeFileSync(join(first.path, "root"), "large");
+    const left = join(base, "jmp-agent-qemu-killed");
+    mkdirSync(left);
+    writeFileSync(join(left, ".lock"), "");
+    writeFileSync(join(left, "root"), "large");
+    mkdirSync(join(base, "jmp-agent-qemu-being-made"));
+    mkdirSync(join(base, "of-somebody-else"));
+    writeFileSync(join(base, "of-somebody-else/.lock"), "");
+    symlinkSync(second.path, join(base, "jmp-agent-qemu-link"));
+    const third = await makeOwnedFolder(base);
+    const expected = [first.path, second.path, third.path].map((path) => basename(path));
+    expected.push("jmp-agent-qemu-being-made", "jmp-agent-qemu-link", "of-somebody-else");
+    assert.deepEqual(readdirSync(base).sort(), expected.sort());
+    assert.equal(readFileSync(join(first.path, "root"), "utf8"), "large");
+    await Promise.all([first, second, third].map((folder) => folder.remove()));
+    assert.equal(readdirSync(base).length, 3);
+  });
+});
 
 describe("root images", { skip: noQemu() }, () => {
   test("raw, qcow2 and vmdk are told apart, others are refused", async (t) => {
