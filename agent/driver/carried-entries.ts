@@ -2,6 +2,13 @@ import { isDriverEntry, isProxyEntry, type ConfigProblem, type Entry } from "./e
 
 export const proxyType = "jumpstarter_driver_composite.driver.Proxy";
 
+/** What the plan adds to the config of a driver that another process runs: what else stands in its entry. */
+export interface Carried {
+  readonly description?: string | undefined;
+  readonly methodsDescription?: Readonly<Record<string, string>> | undefined;
+  readonly children?: Readonly<Record<string, Entry>> | undefined;
+}
+
 /** The dotted path of a link's target; undefined if the entry is none, or does not say. */
 function refOf(entry: Entry): { ref: string; at: readonly string[] } | undefined {
   if (isProxyEntry(entry)) return { ref: entry.ref, at: ["ref"] };

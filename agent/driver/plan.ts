@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import * as z from "zod";
-import { carriedEntries, proxyType } from "./carried-entries.ts";
+import { carriedEntries, proxyType, type Carried } from "./carried-entries.ts";
 import type { Catalog } from "./catalog.ts";
 import { closest } from "./closest.ts";
 import type { AnyDriver } from "./driver.ts";
@@ -155,12 +155,12 @@ function draftBridged(
   { name, path, at, inner }: { name: string; path: string; at: ConfigProblem["path"]; inner: ConfigProblem["path"] },
   problems: ConfigProblem[],
 ): Draft | undefined {
-  const config = ownConfig(driver).safeParse({
-    ...given.config,
+  const carried: Carried = {
     description: given.description,
     methodsDescription: given.methodsDescription,
     children: carriedEntries(given.children ?? {}, path, [...at, "children"], problems),
-  });
+  };
+  const config = ownConfig(driver).safeParse(given.config ?? {});
   if (!config.success) {
     problems.push(...problemsOf(config.error, [...at, "config"]));
     return undefined;
@@ -178,7 +178,7 @@ function draftBridged(
     driver,
     uuid: common.data.uuid ?? randomUUID(),
     configuredUuid: common.data.uuid,
-    config: config.data,
+    config: { ...config.data, ...carried },
     labels: common.data.labels,
     logLevel: common.data.log_level,
     description: given.description,

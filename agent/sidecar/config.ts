@@ -1,11 +1,15 @@
 import * as z from "zod";
+import type { Carried } from "../driver/carried-entries.ts";
 import { isDriverEntry, isProxyEntry, type Entry } from "../driver/entry.ts";
 
-/** What a side-car runs: the driver's entry, taken apart, and all that is configured below it. */
+/** Whether a type could be a Python class: what nobody here knows, and looks like this, goes to a side-car. */
+export const className = /^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/;
+
+/** What a configuration says of a side-car. */
 export const sideCarConfig = z.strictObject({
   type: z
     .string()
-    .regex(/^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/, "must be the import path of a Python class")
+    .regex(className, "must be the import path of a Python class")
     .describe("import path of the driver's Python class"),
   config: z
     .record(z.string(), z.unknown())
@@ -13,12 +17,9 @@ export const sideCarConfig = z.strictObject({
     .transform((config) => config ?? {})
     .describe("the driver's own config"),
   python: z.string().min(1).optional().describe("the Python to run it, or the directory of its virtual environment"),
-  /** What the plan adds; nobody configures it here. */
-  children: z.custom<Readonly<Record<string, Entry>>>().optional(),
-  description: z.string().optional(),
-  methodsDescription: z.record(z.string(), z.string()).optional(),
 });
-export type SideCarConfig = z.output<typeof sideCarConfig>;
+/** The driver's entry, taken apart, with all that is configured below it. */
+export type SideCarConfig = z.output<typeof sideCarConfig> & Carried;
 
 /** The entry as the Python exporter reads it. */
 export function asPython({ type, config, children, description, methodsDescription }: SideCarConfig): object {

@@ -8,21 +8,26 @@ import { kinds, message, parseAnswer, parseMetadata, MessageCutter } from "./pro
 /** Connections that wait for the next call; more are closed. */
 const keptIdle = 32;
 
+/** Tells why a connection ended in the middle of a call. */
+export type WhyLost = () => Promise<AgentError>;
+
 /**
  * The connections to the drivers of one session. Each carries one call at a time: a caller that gives up hangs up, which
  * cancels the call there, and a slow one holds up nobody else.
  */
 export class Connections {
   readonly #path: string;
+  readonly #whyLost: WhyLost;
   readonly #idle: Socket[] = [];
   readonly #open = new Set<Socket>();
 
   /** @param path of the session's unix socket */
-  constructor(path: string) {
+  constructor(path: string, whyLost: WhyLost) {
     this.#path = path;
+    this.#whyLost = whyLost;
   }
 
-  /** @throws AgentError with the answer of the other side, or E_CONNECTION if there was none */
+  /** @throws AgentError with the answer of the other side, or why there is none */
   async unary(request: Uint8Array, caller: Cancellable): Promise<Uint8Array> {
     const { signal } = caller;
     signal.throwIfAborted();
@@ -36,13 +41,13 @@ export class Connections {
         then();
       };
       const hangUp = () => settle(() => reject(signal.reason as Error), false);
-      const lost = () => settle(() => reject(connectionLost()), false);
+      const lost = () => settle(() => void this.#whyLost().then(reject), false);
       const cutter = new MessageCutter();
       socket.on("data", (chunk: Buffer) => {
         for (const { kind, payload } of cutter.cut(chunk)) {
           if (kind === kinds.message) settle(() => resolve(payload), true);
-          else if (kind === kinds.ended) settle(() => reject(parseAnswer(payload) ?? connectionLost()), true);
-          else settle(() => reject(connectionLost()), false);
+          else if (kind === kinds.ended) settle(() => reject(parseAnswer(payload) ?? nonsense()), true);
+          else settle(() => reject(nonsense()), false);
           return;
         }
       });
@@ -72,7 +77,7 @@ export class Connections {
           }
         }
       }
-      throw connectionLost();
+      throw await this.#whyLost();
     } finally {
       signal.removeEventListener("abort", hangUp);
       socket.destroy();
@@ -82,7 +87,7 @@ export class Connections {
   /** @throws like `unary`, before the stream begins */
   async stream(request: object, caller: Cancellable): Promise<BridgedStream> {
     caller.signal.throwIfAborted();
-    const stream = new SocketStream(this.#take());
+    const stream = new SocketStream(this.#take(), this.#whyLost);
     stream.once("close", () => this.#open.delete(stream.socket));
     const hangUp = () => stream.destroy(caller.signal.reason as Error);
     caller.signal.addEventListener("abort", hangUp, { once: true });
@@ -124,18 +129,18 @@ class SocketStream extends Duplex {
   #begin: (metadata: ReadonlyMap<string, string>) => void = () => {};
   readonly #cutter = new MessageCutter();
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, whyLost: WhyLost) {
     super({ allowHalfOpen: true });
     this.socket = socket;
     this.metadata = new Promise((resolve, reject) => {
       this.#begin = resolve;
       this.once("error", reject);
-      this.once("end", () => reject(connectionLost()));
+      this.once("end", () => reject(nonsense()));
     });
     this.metadata.catch(() => {});
     socket.on("data", (chunk: Buffer) => this.#received(chunk));
     socket.once("close", () => {
-      if (!this.readableEnded) this.destroy(connectionLost());
+      if (!this.readableEnded && !this.destroyed) void whyLost().then((error) => this.destroy(error));
     });
   }
 
@@ -181,6 +186,6 @@ class SocketStream extends Duplex {
 
 const noBytes = Buffer.alloc(0);
 
-function connectionLost(): AgentError {
-  return new AgentError("E_CONNECTION", "the connection to the Python process is lost");
+function nonsense(): AgentError {
+  return new AgentError("E_CONNECTION", "its Python process says what is not of the protocol");
 }

@@ -1,5 +1,5 @@
 import type { AnyDriver } from "../driver/driver.ts";
-import { sideCarConfig } from "./config.ts";
+import { className } from "./config.ts";
 import sideCar from "./driver.ts";
 import { findPython, hasJumpstarter, probe } from "./python.ts";
 
@@ -9,7 +9,7 @@ import { findPython, hasJumpstarter, probe } from "./python.ts";
  */
 export async function foreignDriver(type: string, meant: string | undefined): Promise<AnyDriver | undefined> {
   const python = findPython(undefined);
-  if (python === undefined || !sideCarConfig.shape.type.safeParse(type).success) return undefined;
+  if (python === undefined || !className.test(type)) return undefined;
   if (!(await hasJumpstarter(python))) return undefined;
   if (meant !== undefined && (await probe(python, type)).missing !== undefined) return undefined;
   return sideCar;

@@ -28,6 +28,8 @@ const keptLines = 8;
 
 export interface HostProcessOptions {
   readonly python: string;
+  /** Where its sockets are; it goes when we are killed. */
+  readonly directory: string;
   readonly env: NodeJS.ProcessEnv;
   readonly onRecord: (record: Record) => void;
   /** A line that something in the process has printed, and where. */
@@ -42,11 +44,13 @@ export class HostProcess {
   readonly #lastWords: string[] = [];
   #waiting: { resolve: (answer: Answer) => void; reject: (error: AgentError) => void } | undefined;
   #why: string | undefined;
+  /** Settles when the last command is answered. */
+  #turn: Promise<unknown> = Promise.resolve();
   /** Resolves with the reason when the process has ended; never rejects. */
   readonly ended: Promise<string>;
 
-  constructor({ python, env, onRecord, onPrinted }: HostProcessOptions) {
-    const child = spawn(python, ["-u", program], {
+  constructor({ python, directory, env, onRecord, onPrinted }: HostProcessOptions) {
+    const child = spawn(python, ["-u", program, directory], {
       env,
       detached: true,
       stdio: ["pipe", "pipe", "pipe", "pipe", "pipe"],
@@ -115,10 +119,16 @@ export class HostProcess {
   }
 
   /**
-   * Sends a command and waits for its answer; one at a time.
+   * Sends a command when those before it are answered, and waits for its answer.
    * @throws AgentError E_DEVICE_OFFLINE if it failed, or the process ended
    */
-  async ask<K extends Answer["is"]>(command: object, wanted: K): Promise<Extract<Answer, { is: K }>> {
+  ask<K extends Answer["is"]>(command: object, wanted: K): Promise<Extract<Answer, { is: K }>> {
+    const answered = this.#turn.then(() => this.#ask(command, wanted));
+    this.#turn = answered.catch(() => {});
+    return answered;
+  }
+
+  async #ask<K extends Answer["is"]>(command: object, wanted: K): Promise<Extract<Answer, { is: K }>> {
     const answer = await new Promise<Answer>((resolve, reject) => {
       if (!this.alive) {
         void this.ended.then((reason) => reject(new AgentError("E_DEVICE_OFFLINE", reason)));

@@ -1,6 +1,6 @@
 """Runs one Jumpstarter driver, with all below it, for the agent that starts this program.
 
-usage: python host.py      (by the agent: its descriptors are the protocol)
+usage: python host.py DIRECTORY      (by the agent: its descriptors are the protocol; its sockets are in the directory)
 
 0  commands, one JSON object a line; its end is the end of this program
 3  events, one JSON object a line
@@ -464,7 +464,7 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # It also works when this process hangs, and takes along what drivers have started.
     guard = subprocess.Popen(
-        ["/bin/sh", "-c", f"read -r _; sleep {GRACE_SECONDS + 1}; kill -KILL 0"],
+        ["/bin/sh", "-c", f'read -r _; sleep {GRACE_SECONDS + 1}; rm -rf "$0"; kill -KILL 0', sys.argv[1]],
         stdin=LIFELINE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -103,7 +103,7 @@ const noBytes = Buffer.alloc(0);
 function endOf(bytes: Buffer): number | undefined {
   if (bytes.length < prefixBytes) return undefined;
   const length = bytes.readUInt32BE(1);
-  if (length > longest) throw new AgentError("E_CONNECTION", "the Python process says what is not of the protocol");
+  if (length > longest) throw new AgentError("E_CONNECTION", "its Python process says what is not of the protocol");
   return prefixBytes + length;
 }
 
@@ -113,7 +113,7 @@ const answer = z.object({ status: z.int().min(1).max(16), details: z.string() })
 export function parseAnswer(payload: Buffer): AgentError | undefined {
   if (payload.length === 0) return undefined;
   const parsed = answer.safeParse(parseJson(payload));
-  if (!parsed.success) return new AgentError("E_CONNECTION", "the Python process says what is not of the protocol");
+  if (!parsed.success) return new AgentError("E_CONNECTION", "its Python process says what is not of the protocol");
   const told: GrpcAnswer = parsed.data;
   return new AgentError(codeOfStatus.get(told.status) ?? "E_FAILED", told.details, { answer: told });
 }

@@ -21,11 +21,6 @@ const limitMs = 60_000;
 /** What drivers may take to close. */
 const closeMs = 5_000;
 
-/** One life of the drivers: from a lease's start to its end. */
-interface Session {
-  readonly connections: Connections;
-}
-
 /**
  * A Python driver, in a process of its own. The process stays while the agent runs; the drivers in it are built, reset
  * and closed anew for each lease, as the Python exporter does.
@@ -35,9 +30,11 @@ export class SideCar implements Bridge {
   reports: readonly BridgedReport[] = [];
   client: string | undefined;
   #host: HostProcess | undefined;
+  /** Whether it has loaded the driver. */
+  #ready = false;
   #directory: string | undefined;
   #starting: Promise<void> | undefined;
-  #session: Promise<Session> | undefined;
+  #session: Promise<Connections> | undefined;
   #sessions = 0;
 
   constructor(context: BridgeContext<SideCarConfig>) {
@@ -46,6 +43,7 @@ export class SideCar implements Bridge {
 
   /** Starts the process, if it does not run. @throws DeviceOffline */
   async open(): Promise<void> {
+    if (this.#ready && this.#host?.alive === true) return;
     this.#starting ??= this.#start().finally(() => (this.#starting = undefined));
     const starting = this.#starting;
     const patience = new AbortController();
@@ -76,58 +74,38 @@ export class SideCar implements Bridge {
     if (session === undefined) return;
     const host = this.#host;
     const begun = await session.catch(() => undefined);
-    begun?.connections.close();
-    if (host?.alive === true)
-      await within(host, closeMs, host.ask({ do: "end" }, "ended")).catch((error: unknown) => {
-        this.#context.log.warn(`${this.#context.path} did not close: ${toAgentError(error).message}`);
-      });
+    begun?.close();
+    if (host?.alive !== true) return;
+    try {
+      await within(host, closeMs, host.ask({ do: "end" }, "ended"));
+    } catch (thrown) {
+      this.#context.log.warn(`${this.#context.path} did not close: ${toAgentError(thrown).message}`);
+    }
   }
 
   async close(): Promise<void> {
     const session = await this.#session?.catch(() => undefined);
     this.#session = undefined;
-    session?.connections.close();
+    session?.close();
     const host = this.#host;
     const directory = this.#directory;
     this.#host = undefined;
+    this.#ready = false;
     this.#directory = undefined;
     await host?.close(closeMs);
     if (directory !== undefined) await rm(directory, { recursive: true, force: true });
   }
 
   async call(message: Uint8Array, caller: Cancellable): Promise<Uint8Array> {
-    const { connections } = await this.#begun();
-    try {
-      return await connections.unary(message, caller);
-    } catch (thrown) {
-      throw await this.#explained(thrown);
-    }
+    return await (await this.#begun()).unary(message, caller);
   }
 
   async *streamingCall(message: Uint8Array, caller: Cancellable): AsyncGenerator<Uint8Array, void, undefined> {
-    const { connections } = await this.#begun();
-    try {
-      yield* connections.streaming(message, caller);
-    } catch (thrown) {
-      throw await this.#explained(thrown);
-    }
+    yield* (await this.#begun()).streaming(message, caller);
   }
 
   async stream(request: object, caller: Cancellable): Promise<BridgedStream> {
-    const { connections } = await this.#begun();
-    try {
-      return await connections.stream(request, caller);
-    } catch (thrown) {
-      throw await this.#explained(thrown);
-    }
-  }
-
-  /** An RPC that ends without an answer ends because the process does. */
-  async #explained(thrown: unknown): Promise<unknown> {
-    const error = toAgentError(thrown);
-    if (error.answer !== undefined || error.code !== "E_CONNECTION" || this.#host === undefined) return error;
-    const reason = await Promise.race([this.#host.ended, sleep(lastWordsMs, undefined, { ref: false })]);
-    return new DeviceOffline(reason ?? error.message, { cause: thrown });
+    return await (await this.#begun()).stream(request, caller);
   }
 
   async #start(): Promise<void> {
@@ -142,6 +120,7 @@ export class SideCar implements Bridge {
     this.#directory = directory;
     const host = new HostProcess({
       python,
+      directory,
       env: process.env,
       onRecord: (record) => this.#publish(record),
       onPrinted: (line, on) =>
@@ -171,12 +150,13 @@ export class SideCar implements Bridge {
     } finally {
       signal.removeEventListener("abort", abort);
     }
+    this.#ready = true;
     void host.ended.then(() => {
       if (this.#host === host) this.#context.changed();
     });
   }
 
-  #begun(): Promise<Session> {
+  #begun(): Promise<Connections> {
     if (this.#session !== undefined) return this.#session;
     const begun = this.#begin();
     this.#session = begun;
@@ -187,11 +167,11 @@ export class SideCar implements Bridge {
     return begun;
   }
 
-  async #begin(): Promise<Session> {
+  async #begin(): Promise<Connections> {
     const host = this.#host;
     if (host === undefined) throw new DeviceOffline("its Python process does not run");
     try {
-      return { connections: await this.#build(host) };
+      return await this.#build(host);
     } catch (thrown) {
       throw new DeviceOffline(toAgentError(thrown).message, { cause: thrown });
     }
@@ -204,7 +184,11 @@ export class SideCar implements Bridge {
     const { report } = await within(host, limitMs, host.ask({ do: "begin", socket }, "begun"));
     this.reports = GetReportResponse.decode(Buffer.from(report, "base64")).reports;
     this.client = this.reports[0]?.labels[clientLabel] ?? this.client;
-    return new Connections(socket);
+    return new Connections(socket, async () => {
+      // A call ends without an answer because its process does.
+      const reason = await Promise.race([host.ended, sleep(lastWordsMs, undefined, { ref: false })]);
+      return new DeviceOffline(reason ?? "its Python process has hung up");
+    });
   }
 
   #publish({ logger, level, text }: Record): void {

@@ -155,7 +155,7 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
       nothing: sideCar("sidecar_lab.NoSuchClass"),
       silent: sideCar("sidecar_lab.Lab", {}, { python: "/bin/true" }),
       nowhere: sideCar("sidecar_lab.Lab", {}, { python: "/no/such/python" }),
-      wrong: sideCar("sidecar_lab.Lab", { no_such_key: 1 }),
+      wrong: sideCar("sidecar_lab.Lab", { greeting: [1] }),
       power: { type: "jumpstarter_driver_power.driver.MockPower" },
     });
     assert.ok(performance.now() - began < 25_000);
@@ -167,7 +167,7 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
       nothing: /NoSuchClass/,
       silent: /its Python process ended \(exit code 0\)/,
       nowhere: /\/no\/such\/python cannot be started/,
-      wrong: /no_such_key/,
+      wrong: /greeting/,
     };
     for (const [name, reason] of Object.entries(reasons)) {
       const node = find(client, name);
@@ -229,7 +229,8 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
     const before = await settled();
     for (let times = 0; times < 10; times += 1) await round(100);
     const after = await settled();
-    for (const index of [0, 1] as const) assert.ok(after[index] <= before[index] + 8, `${before} -> ${after}`);
+    // Up to 32 connections wait for the next call.
+    for (const index of [0, 1] as const) assert.ok(after[index] <= before[index] + 40, `${before} -> ${after}`);
   });
 
   test("an agent that is killed leaves no Python", async (t) => {
