@@ -22,6 +22,7 @@ import base64
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -46,6 +47,7 @@ ENDED = 0x80  # nothing: all went well; else JSON: status, details
 LONGEST_MESSAGE = 4 * 1024 * 1024
 # What may wait for a driver that does not read.
 UNREAD_BYTES = 1024 * 1024
+LOOK_SECONDS = 0.5
 GOAWAY = b"\x10\x07"
 # A stream that was cut is not at its end: the call that reads it is cancelled, too, and must not take it for whole.
 CUT_SECONDS = 1
@@ -183,8 +185,9 @@ class Connection(asyncio.Protocol):
         if kind == MESSAGE:
             self._frames.append(message)
             self._unread += len(message)
-            if self._unread > UNREAD_BYTES:
+            if self._unread > UNREAD_BYTES and self._transport.is_reading():
                 self._transport.pause_reading()
+                self._look_for_end()
             self._arrived.set()
         elif kind == DONE:
             self._ended = True
@@ -192,6 +195,17 @@ class Connection(asyncio.Protocol):
         else:
             run = {UNARY: self._unary, STREAMING: self._streaming, STREAM: self._stream}[kind]
             self._task = asyncio.get_running_loop().create_task(self._run(run, message))
+
+    def _look_for_end(self):
+        """Who does not read does not learn either that the agent has hung up."""
+        if self._transport.is_reading() or self._transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), 0)
+        if poll.poll(0):
+            self._transport.abort()
+        else:
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_for_end)
 
     # What it tells
 
@@ -237,9 +251,6 @@ class Connection(asyncio.Protocol):
         from jumpstarter.common.streams import StreamRequestMetadata
         from jumpstarter.streams.metadata import MetadataStreamAttributes
 
-        self._frames.clear()
-        self._unread = 0
-        self._ended = False
         request = StreamRequestMetadata(request=message.decode()).request
         driver = self._session[request.uuid]
         async with driver.Stream(request, Context()) as stream:

@@ -175,6 +175,18 @@ class Lab(GenericClient, Driver):
 
     @exportstream
     @asynccontextmanager
+    async def stuck(self):
+        """Takes what is sent, and never comes back from it."""
+        sender, receiver = create_memory_object_stream[bytes](0)
+        lives.append("stuck")
+        try:
+            async with StapledObjectStream(sender, receiver.clone()):
+                yield StapledObjectStream(sender, create_memory_object_stream[bytes](0)[1])
+        finally:
+            lives.append("free")
+
+    @exportstream
+    @asynccontextmanager
     async def refuse(self):
         raise ValueError("no stream today")
         yield

@@ -76,6 +76,11 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
       "the call is cancelled",
       async () => ((await node.call("life")) as string[]).at(-1) === "CancelledError",
     );
+    const stuck = await node.stream("stuck");
+    for (let times = 0; times < 128; times += 1) stuck.write(Buffer.alloc(65_536));
+    await sleep(300);
+    stuck.destroy();
+    await eventually("the stream is given up", async () => ((await node.call("life")) as string[]).at(-1) === "free");
     // What drivers have started goes with them.
     const child = Number(await node.call("start_process"));
     assert.ok(alive(child));
