@@ -16,8 +16,8 @@ interface VirtualInstance {
   id: string;
   name: string;
   state: string;
-  /** What it will be, after so many looks at the list. */
-  next?: { state: string | "gone"; looks: number } | undefined;
+  /** What it will be, or `gone`, after so many looks at the list. */
+  next?: { state: string; looks: number } | undefined;
   readonly made?: unknown;
 }
 

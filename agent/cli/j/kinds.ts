@@ -58,6 +58,8 @@ const adb: Load = async (node, signal) => {
 };
 const xcp = derived(async () => (await import("../../../boards/xcp/interface.ts")).xcp);
 const renode = derived(async () => (await import("../../../boards/renode/interface.ts")).renode);
+const video: Load = async () => (await import("./commands/video.ts")).commands;
+const probeRs: Load = async () => (await import("./commands/probe-rs.ts")).commands;
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
@@ -86,6 +88,10 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_tftp.client.TftpServerClient", "TFTP server", tftp),
   kind("jumpstarter_driver_dut_network.client.DutNetworkClient", "DUT Network Isolation", dutNetwork),
   kind("jumpstarter_driver_can.client.CanClient", "CAN bus", can),
+  kind("jumpstarter_driver_ustreamer.client.UStreamerClient", "Camera", video),
+  kind("jumpstarter_driver_video.client.VideoClient", "Camera", video),
+  kind("jumpstarter_driver_probe_rs.client.ProbeRsClient", "probe-rs client", probeRs),
+  kind("jumpstarter_driver_corellium.client.CorelliumClient", "Virtual device of Corellium", () => Promise.resolve({})),
   kind("jumpstarter_driver_uboot.client.UbootConsoleClient", "U-Boot console", uboot),
   kind("jumpstarter_driver_gpiod.client.DigitalOutputClient", "Digital output", gpioOutput),
   kind("jumpstarter_driver_gpiod.client.DigitalInputClient", "Digital input", gpioInput),
