@@ -26,6 +26,7 @@ const packages = {
   tftp: "tftp-hpa",
   atftp: "atftp",
   curl: "curl",
+  ustreamer: "ustreamer",
   wget: "wget",
   socat: "socat",
   strace: "strace",
