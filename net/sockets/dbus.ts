@@ -42,7 +42,7 @@ export default defineDriver({
             } catch (error) {
               signal.throwIfAborted();
               last = error;
-              failures.push(toAgentError(error).message);
+              failures.push(`${describeBusAddress(address)}: ${toAgentError(error).message}`);
             }
           }
           const { code } = toAgentError(last);

@@ -11,7 +11,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 /** The packet layer of ssh2 1.17.0, as far as it is used here. */
 interface PacketLayer {
   /** Gets every payload that is not part of a key exchange. */
-  _onPayload(payload: Buffer): unknown;
+  _onPayload: (payload: Buffer) => unknown;
   /** Set during a key exchange. */
   readonly _kexinit: unknown;
   /** What waits for its end. */

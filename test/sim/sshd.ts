@@ -87,7 +87,9 @@ export async function startSshd(t: Pick<TestContext, "after">, lines: readonly s
 /** @returns path of the private key */
 export function makeKey(directory: string, name: string, type: string): string {
   const path = join(directory, name);
-  const made = spawnSync("ssh-keygen", ["-q", "-t", type, "-N", "", "-C", name, "-f", path]);
+  // A longer one takes seconds to make.
+  const bits = type === "rsa" ? ["-b", "2048"] : [];
+  const made = spawnSync("ssh-keygen", ["-q", "-t", type, ...bits, "-N", "", "-C", name, "-f", path]);
   if (made.status !== 0) throw new Error(`ssh-keygen: ${made.stderr.toString()}`);
   return path;
 }

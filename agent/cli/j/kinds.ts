@@ -61,6 +61,9 @@ const renode = derived(async () => (await import("../../../boards/renode/interfa
 const video: Load = async () => (await import("./commands/video.ts")).commands;
 const probeRs: Load = async () => (await import("./commands/probe-rs.ts")).commands;
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
+const sshWrapper = derived(async () => (await import("../../../net/ssh/interface.ts")).sshWrapper);
+const vnc = derived(async () => (await import("../../../net/vnc/interface.ts")).vnc);
+const tmt = derived(async () => (await import("../../../net/tmt/interface.ts")).tmt);
 
 /** Client class of the report → what `j` does with such a driver. Drivers of other classes are left out of the help. */
 export const kinds: ReadonlyMap<string, Kind> = new Map([
@@ -71,6 +74,10 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_noyito_relay.client.NoyitoPowerClient", "Generic power", noyito),
   kind("jumpstarter_driver_network.client.NetworkClient", "Generic Network Connection", network),
   kind("jumpstarter_driver_network.client.DbusNetworkClient", "Generic Network Connection", network),
+  kind("jumpstarter_driver_ssh.client.SSHWrapperClient", "SSH to the board", sshWrapper),
+  kind("jumpstarter_driver_ssh_mount.client.SSHMountClient", "Board's files by sshfs", () => Promise.resolve({})),
+  kind("jumpstarter_driver_vnc.client.VNClient", "VNC screen", vnc),
+  kind("jumpstarter_driver_tmt.client.TMTClient", "tmt on the board", tmt),
   kind("jumpstarter_driver_pyserial.client.PySerialClient", "Serial port client", serial),
   kind("jumpstarter_driver_opendal.client.OpendalClient", "Opendal Storage", storage),
   kind("jumpstarter_driver_opendal.client.FlasherClient", "Generic flasher interface", flasher),

@@ -18,7 +18,8 @@ const uint32 = (...values: number[]) => {
 const text = (value: string) => Buffer.concat([uint32(value.length), Buffer.from(value)]);
 const message = (number: number, ...parts: Buffer[]) => Buffer.concat([Buffer.from([number]), ...parts]);
 
-const open = (sender: number, type = "session") => message(messages.channelOpen, text(type), uint32(sender, 1 << 21, 1 << 15));
+const open = (sender: number, type = "session") =>
+  message(messages.channelOpen, text(type), uint32(sender, 1 << 21, 1 << 15));
 const confirm = (recipient: number, sender: number) =>
   message(messages.openConfirmation, uint32(recipient, sender, 1 << 21, 1 << 15));
 const data = (recipient: number, value: string) => message(messages.data, uint32(recipient), text(value));
