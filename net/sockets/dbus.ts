@@ -5,6 +5,7 @@ import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/erro
 import { connectAbstract } from "../../agent/sys/abstract-socket.ts";
 import { dial } from "../../agent/stream/dial.ts";
 import { describeBusAddress, parseBusAddresses, type BusAddress } from "./dbus-address.ts";
+import { asUser } from "./dbus-identity.ts";
 import { dbusNetwork } from "./interface.ts";
 
 /** Tells clients which of their own variables they replace. */
@@ -38,7 +39,9 @@ export default defineDriver({
           let last: unknown;
           for (const address of addresses) {
             try {
-              return await dialBus(address, signal);
+              const socket = await dialBus(address, signal);
+              // Over TCP no bus sees who we are.
+              return address.kind === "tcp" ? socket : asUser(socket, process.geteuid?.() ?? 0);
             } catch (error) {
               signal.throwIfAborted();
               last = error;

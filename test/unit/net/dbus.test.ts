@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -6,8 +7,13 @@ import { test, type TestContext } from "node:test";
 import type { AgentError } from "../../../agent/driver/errors.ts";
 import { createExporter } from "../../../agent/session/exporter.ts";
 import { parseBusAddresses } from "../../../net/sockets/dbus-address.ts";
+import { Identity } from "../../../net/sockets/dbus-identity.ts";
 import { dbusNetwork } from "../../../net/sockets/interface.ts";
+import { missingPrograms } from "../../../scripts/programs.mjs";
 import { freePort, scratch } from "../../sim/agent.ts";
+
+const missing = (missingPrograms as (programs: string[]) => string[])(["dbus-daemon"]);
+const noBus = missing.length > 0 && "dbus-daemon not installed";
 
 const type = "jumpstarter_driver_network.driver.DbusNetwork";
 
@@ -91,6 +97,51 @@ test("of several addresses the first that answers is taken; if none does, all ar
     assert.match(error.message, /No such file.*; .*refused.*; .*refused/);
     return true;
   });
+});
+
+test("a client's user is replaced by ours, whatever pieces its words come in", () => {
+  const hex = "3432"; // 42
+  const conversations: [string, string][] = [
+    [
+      "\0AUTH EXTERNAL 31303030\r\nBEGIN\r\nl\x01AUTH EXTERNAL 30\r\n",
+      `\0AUTH EXTERNAL ${hex}\r\nBEGIN\r\nl\x01AUTH EXTERNAL 30\r\n`,
+    ],
+    ["\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n", "\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n"],
+    ["\0AUTH EXTERNAL\r\nDATA 30\r\nBEGIN\r\n", `\0AUTH EXTERNAL\r\nDATA ${hex}\r\nBEGIN\r\n`],
+    ["\0AUTH\r\nAUTH COOKIE 30\r\nDATA 30\r\n", "\0AUTH\r\nAUTH COOKIE 30\r\nDATA 30\r\n"],
+    ["\0AUTH EXTERNAL 31", "\0AUTH EXTERNAL 31"],
+    ["x".repeat(20_000), "x".repeat(20_000)],
+  ];
+  for (const [said, heard] of conversations) {
+    for (const size of [1, 2, 7, 100_000]) {
+      const identity = new Identity(hex);
+      const out: Buffer[] = [];
+      for (let at = 0; at < said.length; at += size) {
+        out.push(Buffer.from(identity.pass(Buffer.from(said.slice(at, at + size), "latin1"))));
+      }
+      assert.equal(Buffer.concat([...out, identity.rest()]).toString("latin1"), heard);
+    }
+  }
+});
+
+test("a bus takes a client of another user", { skip: noBus }, async (t) => {
+  const daemon = spawn(
+    "dbus-daemon",
+    ["--session", "--nofork", "--nopidfile", "--print-address"].concat(
+      `--address=unix:abstract=jmp-unit-${process.pid}`,
+    ),
+  );
+  t.after(() => daemon.kill("SIGKILL"));
+  const [address] = (await once(daemon.stdout, "data")) as [Buffer];
+  const stream = await (await sessionBus(t, address.toString().trim())).connect();
+  stream.write("\0AUTH EXTERNAL 3939393939\r\n");
+  const [answer] = (await once(stream, "data")) as [Buffer];
+  assert.match(answer.toString(), /^OK [0-9a-f]{32}\r\n$/);
+  // The ends of the two directions stay two.
+  stream.end("NOTHING\r\n");
+  const [second] = (await once(stream, "data")) as [Buffer];
+  assert.match(second.toString(), /^ERROR/);
+  await once(stream, "end");
 });
 
 test("without a word in the environment, it is where systemd puts it", async (t) => {
