@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { PassThrough, Writable, type Duplex } from "node:stream";
 import { test } from "node:test";
 import { ChannelRelay, type RelayOptions } from "../../../../net/ssh-mitm/relay.ts";
 import {
@@ -9,6 +10,8 @@ import {
   readChannelRequest,
   readGlobalRequest,
 } from "../../../../net/ssh-mitm/protocol.ts";
+
+import { restrain } from "../../../../net/ssh-mitm/transport.ts";
 
 const uint32 = (...values: number[]) => {
   const bytes = Buffer.alloc(4 * values.length);
@@ -230,4 +233,24 @@ test("a message that is cut off ends the connection", () => {
   assert.throws(() => it.fromClient(message(messages.data)), RangeError);
   assert.throws(() => it.fromDut(message(messages.globalRequest, uint32(9), Buffer.from("short"))), RangeError);
   assert.throws(() => it.fromClient(channelRequest(3, "pty-req", true)), RangeError);
+});
+
+test("a side that sends without windows is not read while the other has too much to take", async () => {
+  const written: (() => void)[] = [];
+  const target = new Writable({ highWaterMark: 16, write: (_chunk, _encoding, done) => void written.push(done) });
+  const stream = new PassThrough();
+  const after = restrain(stream, target as Duplex);
+  stream.resume();
+  target.write(Buffer.alloc(1024 * 1024));
+  after();
+  assert.equal(stream.isPaused(), false);
+  target.write(Buffer.alloc(8 * 1024 * 1024));
+  after();
+  assert.equal(stream.isPaused(), true);
+  after();
+  while (written.length > 0) {
+    written.shift()?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.equal(stream.isPaused(), false);
 });
