@@ -108,6 +108,9 @@ const androidEmulator = lazy(() => import("../../boards/androidemulator/driver.t
 const androidEmulatorPower = lazy(() => import("../../boards/androidemulator/power.ts"));
 const stlinkMsd = lazy(() => import("../../boards/stlink-msd/driver.ts"));
 const piPico = lazy(() => import("../../boards/pi-pico/driver.ts"));
+const cuttlefish = lazy(() => import("../../boards/cuttlefish/driver.ts"));
+const cuttlefishPower = lazy(() => import("../../boards/cuttlefish/power.ts"));
+const cuttlefishStorage = lazy(() => import("../../boards/cuttlefish/storage.ts"));
 const iscsi = lazy(() => import("../../net/iscsi/driver.ts"));
 const esp32 = lazy(() => import("../../boards/esp32/driver.ts"));
 const rideSX = lazy(() => import("../../boards/ridesx/driver.ts"));
@@ -221,6 +224,10 @@ export const shippedDrivers: Catalog = createCatalog(
     ["jumpstarter_driver_renode.driver.RenodePower", renodePower],
     ["jumpstarter_driver_renode.driver.RenodeFlasher", renodeFlasher],
     ["jumpstarter_agent.RenodeConsole", renodeConsole],
+    // boards/cuttlefish
+    ["jumpstarter_driver_cuttlefish.driver.Cuttlefish", cuttlefish],
+    ["jumpstarter_driver_cuttlefish.driver.CvdPower", cuttlefishPower],
+    ["jumpstarter_agent.CuttlefishStorage", cuttlefishStorage],
     // boards/qemu
     ["jumpstarter_agent.VirtualBoard", virtualBoard],
     ["jumpstarter_agent.VirtualBoardPower", virtualBoardPower],

@@ -52,6 +52,7 @@ const iscsi = derived(async () => (await import("../../../net/iscsi/interface.ts
 const androidEmulator = derived(
   async () => (await import("../../../boards/androidemulator/interface.ts")).androidEmulator,
 );
+const cuttlefish = derived(async () => (await import("../../../boards/cuttlefish/interface.ts")).cuttlefish);
 const adb: Load = async (node, signal) => {
   const own = derived(async () => (await import("../../../boards/adb/interface.ts")).adb);
   return { ...(await own(node, signal)), ...(await network(node, signal)) };
@@ -116,6 +117,8 @@ export const kinds: ReadonlyMap<string, Kind> = new Map([
   kind("jumpstarter_driver_ridesx.client.RideSXPowerClient", "Generic power", power),
   kind("jumpstarter_driver_adb.client.AdbClient", "ADB tunneling and device access", adb),
   kind("jumpstarter_driver_androidemulator.client.AndroidEmulatorClient", "Android emulator", androidEmulator),
+  kind("jumpstarter_driver_cuttlefish.client.CuttlefishClient", "Cuttlefish device", cuttlefish),
+  kind("jumpstarter_driver_cuttlefish.client.CvdPowerClient", "Generic power", virtualPower),
   kind("jumpstarter_driver_iscsi.client.ISCSIServerClient", "iSCSI target", iscsi),
   kind("jumpstarter_driver_xcp.client.XcpClient", "Measurement and calibration (XCP)", xcp),
   kind("jumpstarter_driver_renode.client.RenodeClient", "Generic composite device", renode),
