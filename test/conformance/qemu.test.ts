@@ -25,6 +25,17 @@ describe(`Python client ${version}`, { skip: missingClient(version) || noQemu([u
     const agent = await startAgent(t, { qemu: qemuEntry({ password: "s3cret word", hostfwd: { web } }) });
     await drive(agent, version, "firmware", uboot);
     assert.ok(!agent.output().includes("s3cret"));
+
+    // Both `j` say the same to the same words.
+    const env = clientEnv(agent.socketPath);
+    const words = ["qemu", "resize", "memory", "256M"];
+    const theirs = await run(clientProgram(version, "j"), words, { env });
+    const ours = await run(process.execPath, ["dist/j.js", ...words], { env });
+    assert.equal(theirs.stdout, "Memory will be set to 256M on next power on\n", theirs.stderr);
+    assert.deepEqual([ours.code, ours.stdout], [0, theirs.stdout], ours.stderr);
+    const wrong = await run(process.execPath, ["dist/j.js", "qemu", "resize", "disk", "G"], { env });
+    assert.deepEqual([wrong.code, wrong.stdout], [1, ""]);
+    assert.match(wrong.stderr, /Invalid size: 'G'/);
   });
 
   test("a system that boots from a flashed disk, and a port of it", async (t) => {

@@ -170,5 +170,9 @@ describe("a virtual machine", { skip }, () => {
     process.kill(agent.pid, "SIGKILL");
     await until(() => machinesIn(folder).length === 0);
     await client.close();
+    assert.equal(readdirSync(folder).length, 1, "the work of the killed one");
+    const next = await startQemu(t, { work_dir: folder });
+    await next.flash(Buffer.from("x"));
+    assert.equal(readdirSync(folder).length, 1, "its own");
   });
 });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { basename, join } from "node:path";
@@ -14,6 +14,7 @@ import { makeOwnedFolder } from "../../../../boards/qemu/owned-folder.ts";
 import { WorkFolder } from "../../../../boards/qemu/work.ts";
 import { scratch } from "../../../sim/agent.ts";
 import { noQemu, startQemu } from "../../../sim/qemu.ts";
+import { until } from "../../../sim/tftp.ts";
 
 const { signal } = new AbortController();
 const qemuImg = (...words: string[]) => execFileSync("qemu-img", words, { encoding: "utf8", stdio: "pipe" });
@@ -121,6 +122,32 @@ describe("work folders", () => {
   });
 });
 
+describe("the children of a machine", { skip: noQemu() }, () => {
+  test("are those of the Python driver, and ports of the guest by their names", async (t) => {
+    const hostfwd = {
+      ssh: { hostport: 2222, guestport: 22 },
+      web: { hostaddr: "0.0.0.0", hostport: 8080, guestport: 80 },
+    };
+    const machine = await startQemu(t, { hostfwd, legacy_flasher_client: true });
+    const found = machine.exporter.tree.root.children.get("qemu")?.children;
+    const types = [...(found ?? [])].map(([name, { planned }]) => `${name} ${planned.type}`);
+    const network = "jumpstarter_driver_network.driver.TcpNetwork";
+    assert.deepEqual(types, [
+      "power jumpstarter_driver_qemu.driver.QemuPower",
+      "flasher jumpstarter_driver_qemu.driver.QemuFlasher",
+      "console jumpstarter_agent.QemuConsole",
+      "vnc jumpstarter_agent.QemuVnc",
+      `ssh ${network}`,
+      `web ${network}`,
+    ]);
+    assert.deepEqual(found?.get("ssh")?.planned.config, { host: "127.0.0.1", port: 2222, enable_address: true });
+    const label = (name: string) => machine.client.find(name)?.labels["jumpstarter.dev/client"];
+    assert.equal(label("qemu"), "jumpstarter_driver_qemu.client.QemuClient");
+    assert.equal(label("qemu.flasher"), "jumpstarter_driver_opendal.client.FlasherClient");
+    assert.equal(label("qemu.console"), "jumpstarter_driver_pyserial.client.PySerialClient");
+  });
+});
+
 describe("root images", { skip: noQemu() }, () => {
   test("raw, qcow2 and vmdk are told apart, others are refused", async (t) => {
     const folder = scratch(t);
@@ -191,6 +218,7 @@ describe("root images", { skip: noQemu() }, () => {
 
   test("a default partition that is missing is told", async (t) => {
     const work = new WorkFolder(scratch(t), { root: "/nowhere/root.img" });
+    t.after(() => work.remove());
     await assert.rejects(work.find("root"), /ENOENT.*\/nowhere\/root\.img/);
     assert.equal(await work.find("bios"), undefined);
   });
@@ -200,9 +228,9 @@ describe("fls", { skip: noQemu() }, () => {
   const url = "oci://registry.test/a:1";
 
   /** A server with a program that writes what it is told. */
-  async function serve(t: TestContext, status = 200) {
+  async function serve(t: TestContext, status = 200, script = 'echo "$2 $FLS_REGISTRY_USERNAME" > "$3"') {
     const server = createServer((_request, response) => {
-      response.writeHead(status).end('#!/bin/sh\necho "$2 $FLS_REGISTRY_USERNAME" > "$3"\n');
+      response.writeHead(status).end(`#!/bin/sh\n${script}\n`);
     }).listen(0, "127.0.0.1");
     await once(server, "listening");
     t.after(() => server.close());
@@ -219,6 +247,18 @@ describe("fls", { skip: noQemu() }, () => {
     assert.match((await machine.dump("bios")).toString(), /^oci:\/\/registry\.test\/a:1 \n$/);
     assert.equal(machine.said.filter((text) => text.includes("downloading fls")).length, 1);
     assert.doesNotMatch(machine.said.join("\n"), /hidden/);
+  });
+
+  test("a caller who gives up ends it, and half an image is not in place", async (t) => {
+    const custom = await serve(t, 200, 'echo half > "$3"; echo $$; exec sleep 60');
+    const machine = await startQemu(t, { fls_custom_binary_url: custom, fls_allow_custom_binaries: true });
+    let pid = 0;
+    for await (const [stdout] of machine.flasher.flash_oci(url)) {
+      pid = Number(stdout);
+      break;
+    }
+    await until(() => !existsSync(`/proc/${pid}`));
+    await until(() => filesOf(machine.folder).join() === "fls");
   });
 
   test("a download that fails is told without its address", async (t) => {

@@ -1,5 +1,6 @@
 // A QEMU that is silent, lies, refuses or hangs: a program of ours in its place.
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, describe, test, type TestContext } from "node:test";
@@ -8,6 +9,7 @@ import { LogBus } from "../../../../agent/driver/log.ts";
 import { qemuConfig } from "../../../../boards/qemu/config.ts";
 import { QemuMachine } from "../../../../boards/qemu/machine.ts";
 import { scratch } from "../../../sim/agent.ts";
+import { noPtys, plugCable } from "../../../sim/pty.ts";
 
 const { PATH } = process.env;
 const { signal } = new AbortController();
@@ -20,7 +22,7 @@ const socket = words[words.indexOf("-qmp") + 1].replace(/^unix:/, "").replace(/,
 setInterval(() => {}, 1000);
 const serve = (lines, end = false) => require("node:net").createServer((peer) => {
   let next = 0;
-  const say = () => { const line = lines[next++]; if (line !== undefined) peer.write(line + "\\n"); else if (end) peer.end(); };
+  const say = (heard = "") => { if (String(heard).includes("system_powerdown") || lines[next] === "off") process.exit(0); const line = lines[next++]; if (line !== undefined) peer.write(line + "\\n"); else if (end) peer.end(); };
   peer.on("error", () => {}).on("data", say);
   say();
 }).listen(socket);
@@ -28,7 +30,7 @@ const greeting = '{"QMP": {"version": {}, "capabilities": []}}';
 ${behaviour}`;
 
 /** A machine whose QEMU behaves like this. @returns it, and how often QEMU was started */
-function machineOf(t: TestContext, behaviour: string, { startTimeoutMs = 5_000 } = {}) {
+function machineOf(t: TestContext, behaviour: string, { startTimeoutMs = 5_000, shutdown_grace = 0 } = {}) {
   const folder = scratch(t);
   const path = join(folder, "qemu-system-riscv64");
   writeFileSync(path, program(behaviour, process.execPath), { mode: 0o755 });
@@ -38,7 +40,7 @@ function machineOf(t: TestContext, behaviour: string, { startTimeoutMs = 5_000 }
   logs.subscribe(({ message }) => said.push(message));
   const log = logs.logger({ source: "driver", logger: "test" });
   const work = join(folder, "work");
-  const config = qemuConfig.parse({ arch: "riscv64", cpu: "rv64", work_dir: work, password: "s3cret" });
+  const config = qemuConfig.parse({ arch: "riscv64", cpu: "rv64", work_dir: work, password: "s3cret", shutdown_grace });
   const machine = new QemuMachine(config, log, { startTimeoutMs });
   t.after(() => machine.close());
   const starts = () => (existsSync(`${path}.log`) ? readFileSync(`${path}.log`, "utf8").trim().split("\n") : []);
@@ -51,11 +53,10 @@ describe("a QEMU that", () => {
   });
 
   test("is silent is given up in time, and does not live on", async (t) => {
-    const { machine, starts } = machineOf(t, "", { startTimeoutMs: 400 });
+    const { machine } = machineOf(t, "", { startTimeoutMs: 400 });
     const message = "qemu-system-riscv64 is not ready after 0.4 s";
     await assert.rejects(machine.on(signal), { code: "E_TIMEOUT", message });
     assert.equal(machine.isOn, false);
-    assert.equal(starts().length, 1);
   });
 
   test("ends at once is quoted, with the end of what it said", async (t) => {
@@ -114,6 +115,50 @@ describe("a QEMU that", () => {
     await off;
     await machine.release();
     assert.deepEqual(readdirSync(work), []);
+  });
+
+  const running = (terminal: string) => [
+    "greeting",
+    ...["{}", `[{"label": "serial0", "filename": "pty:${terminal}"}]`, "{}"].map(
+      (value, index) => `'{"return": ${value}, "id": ${index + 1}}'`,
+    ),
+  ];
+
+  test(
+    "shuts down when it is asked to does so before its power is cut, and what it has said is heard",
+    { skip: noPtys },
+    async (t) => {
+      const cable = await plugCable(t);
+      const { machine, said } = machineOf(t, `serve([${running(cable.path).join()}]);`, { shutdown_grace: 30 });
+      await machine.on(signal);
+      assert.equal(machine.isOn, true);
+      cable.board.write("first words");
+      const console = machine.console.open();
+      await once(console, "data");
+      const began = performance.now();
+      await machine.off();
+      assert.ok(performance.now() - began < 10_000);
+      assert.deepEqual(said, []);
+    },
+  );
+
+  test("ends by itself is off, which is no failure", { skip: noPtys }, async (t) => {
+    const cable = await plugCable(t);
+    const { machine, said } = machineOf(
+      t,
+      `serve([${running(cable.path).join()}]); setTimeout(() => process.exit(0), 500);`,
+    );
+    const console = machine.console.open();
+    await machine.on(signal);
+    while (machine.isOn) await sleep(10);
+    assert.deepEqual(said, ["the virtual machine has switched itself off"]);
+    assert.equal(console.destroyed, false, "its console waits for the next start");
+    assert.throws(() => machine.vnc, {
+      code: "E_DEVICE_OFFLINE",
+      message: /^the virtual machine is off: it has switched itself off$/,
+    });
+    assert.throws(() => machine.cid, { code: "E_DEVICE_OFFLINE" });
+    await assert.rejects(machine.sendBreak(), { code: "E_DEVICE_OFFLINE" });
   });
 
   test("does not listen to SIGTERM is killed, with what it has started", async (t) => {
