@@ -235,7 +235,8 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
     for (let times = 0; times < 10; times += 1) await round(100);
     const after = await settled();
     // Up to 32 connections wait for the next call.
-    for (const index of [0, 1] as const) assert.ok(after[index] <= before[index] + 40, `${before} -> ${after}`);
+    for (const index of [0, 1] as const)
+      assert.ok(after[index] <= before[index] + 40, `${before.join()} -> ${after.join()}`);
   });
 
   test("an agent that is killed leaves no Python", async (t) => {
