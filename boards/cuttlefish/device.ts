@@ -108,7 +108,8 @@ export class CuttlefishDevice {
     const began = performance.now();
     const limitS = seconds > 0 ? seconds : this.#config.boot_timeout;
     const device = `${this.#config.host}:${this.adbPort}`;
-    for (let last = "it has not answered"; ; await sleep(pollMs, undefined, { signal })) {
+    for (;;) {
+      let last: string;
       try {
         await this.connectAdb(device, signal);
         const { stdout } = await execute("adb", ["-s", device, "shell", "getprop", "sys.boot_completed"], {
@@ -129,6 +130,7 @@ export class CuttlefishDevice {
       if (performance.now() - began > limitS * 1000) {
         throw new AgentError("E_TIMEOUT", `${device} has not booted after ${limitS}s: ${last}`);
       }
+      await sleep(pollMs, undefined, { signal });
     }
   }
 }

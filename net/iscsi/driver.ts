@@ -3,10 +3,12 @@ import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { isAbsolute } from "node:path";
 import * as z from "zod";
+import { createHash } from "node:crypto";
 import { defineDriver, type Call } from "../../agent/driver/driver.ts";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { hostPort, ownAddress } from "../addresses.ts";
+import { lockOnHost } from "../host-lock.ts";
 import { targetModules, thisKernel, type Kernel } from "./kernel.ts";
 import { Images } from "./images.ts";
 import { iscsi } from "./interface.ts";
@@ -58,13 +60,6 @@ const config = z
 /** As a directory of configfs, and as what a client shows. */
 const lunName = /^(?!\.{1,2}$)[^/\s,]{1,200}$/;
 
-/** Who has a target of the kernel: two exporters may be configured with the same name. */
-interface Holder {
-  by: object | undefined;
-  /** Changes are made one at a time. */
-  last: Promise<unknown>;
-}
-
 /** @param kernel whose target it is */
 export function iscsiDriver(kernel: Kernel) {
   return defineDriver({
@@ -84,22 +79,25 @@ export function iscsiDriver(kernel: Kernel) {
       directories: [root_dir],
       programs: ["modprobe"],
     }),
-    async open({ config, log, ...context }) {
+    inspect: () =>
+      process.geteuid?.() === 0
+        ? [{ ok: true, text: "may configure the kernel's iSCSI target" }]
+        : [{ ok: false, text: "only root may configure the kernel's iSCSI target", hint: "run the agent as root" }],
+    async open({ config, log }) {
       const name = `${config.iqn_prefix}:${config.target_name}`;
       const target = new Target(kernel.configfs, name);
       await mkdir(config.root_dir, { recursive: true });
       const images = new Images(config.root_dir);
-      const holder = context.sharedOnHost<Holder>(`iscsi target ${name}`, () => ({
-        by: undefined,
-        last: Promise.resolve(),
-      }));
-      const me = {};
+      /** Gives the target's name back; there while the target is ours. */
+      let unlock: (() => Promise<void>) | undefined;
       /** Where the running target listens. */
       let listening: string | undefined;
 
+      /** Changes are made one at a time. */
+      let last: Promise<unknown> = Promise.resolve();
       const inTurn = <T>(step: () => Promise<T>): Promise<T> => {
-        const done = holder.last.then(step);
-        holder.last = done.catch(() => {});
+        const done = last.then(step);
+        last = done.catch(() => {});
         return done;
       };
       const inCall = <T>({ signal }: Call, step: () => Promise<T>) =>
@@ -113,33 +111,44 @@ export function iscsiDriver(kernel: Kernel) {
         return isIP(config.host) > 0 ? config.host : (await lookup(config.host)).address;
       };
 
+      /** Takes the target's name, which two exporters may be configured with, and clears what a killed agent has left of it. */
+      const take = async () => {
+        const taken = await lockOnHost(`iscsi ${createHash("sha256").update(name).digest("hex")}`);
+        if (taken === undefined)
+          throw new AgentError("E_FAILED", `another exporter of this host has the target ${name}`);
+        try {
+          if (await target.exists()) {
+            // It offers the disks of a lease that is over.
+            log.warn(`removing the target ${name} that somebody left`);
+            await target.remove();
+          }
+          return taken;
+        } catch (error) {
+          await taken();
+          throw error;
+        }
+      };
+
       const start = async () => {
         const missing = await kernel.load();
         if (missing !== undefined) throw new AgentError("E_DEVICE_OFFLINE", missing);
-        if (holder.by !== undefined && holder.by !== me) {
-          throw new AgentError("E_FAILED", `another exporter of this host has the target ${name}`);
-        }
-        // What an agent that was killed has left offers the disks of a lease that is over.
-        if (holder.by === undefined && (await target.exists())) {
-          log.warn(`removing the target ${name} that somebody left`);
-          await target.remove();
-        }
-        holder.by = me;
+        unlock ??= await take();
         const { port, initiators, chap } = config;
         listening = await address();
         await target.start({ iqn: name, address: listening, port, initiators, chap: chap ?? undefined });
       };
 
       const stop = async () => {
-        if (holder.by !== me) return;
+        if (unlock === undefined) return;
         await target.remove();
-        holder.by = undefined;
+        await unlock();
+        unlock = undefined;
         listening = undefined;
         log.info("iSCSI target server stopped");
       };
 
       const requireStarted = () => {
-        if (holder.by === me) return;
+        if (unlock !== undefined) return;
         throw new AgentError("E_FAILED", "iSCSI target not started, call start() first");
       };
 
@@ -180,10 +189,10 @@ export function iscsiDriver(kernel: Kernel) {
               if (!found) throw new AgentError("E_FAILED", `LUN with name ${lun} does not exist`);
               log.info(`Removed LUN ${lun}`);
             }),
-          list_luns: (call) => inCall(call, () => (holder.by === me ? target.luns() : Promise.resolve([]))),
+          list_luns: (call) => inCall(call, () => (unlock !== undefined ? target.luns() : Promise.resolve([]))),
           clear_all_luns: (call) =>
             inCall(call, async () => {
-              if (holder.by !== me) await start();
+              if (unlock === undefined) await start();
               await target.clear(await images.realRoot());
             }),
 

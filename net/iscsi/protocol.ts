@@ -176,8 +176,8 @@ export const nameOf = (backstore: string) => backstore.slice(backstore.lastIndex
 export const isBlockstore = (backstore: string) => backstore.startsWith("core/iblock_");
 export const isFilestore = (backstore: string) => backstore.startsWith("core/fileio_");
 
-/** Bytes of a fileio backstore, from its attribute `info`. */
+/** Bytes of a fileio backstore, from its attribute `info`. The name of its file stands before them, whatever it is. */
 export function sizeOf(info: string): number | undefined {
-  const [, digits] = /\bSize:\s*(\d+)/.exec(info) ?? [];
+  const [, digits] = /^.*\bSize:\s*(\d+)/s.exec(info) ?? [];
   return digits === undefined ? undefined : Number(digits);
 }

@@ -6,8 +6,14 @@ import { driverName, needsOf, type Configured } from "./configured.ts";
 import { findingsOf, type DoctorFinding } from "./finding.ts";
 import type { HostRoots } from "./host.ts";
 
-/** The kernel loads a socket's protocol when the first program asks for it, and udev the driver of a USB device that is plugged in. */
-const loadedOnDemand = new Set(["can", "can_raw", "can_bcm", "can_isotp", "usb_storage", "usbhid"]);
+/**
+ * The kernel loads a socket's protocol when the first program asks for it, udev the driver of a USB device that is plugged in, and the
+ * iSCSI driver the kernel's target.
+ */
+const loadedOnDemand = new Set([
+  ...["can", "can_raw", "can_bcm", "can_isotp", "usb_storage", "usbhid"],
+  ...["target_core_mod", "target_core_file", "target_core_iblock", "iscsi_target_mod"],
+]);
 
 /** Whether the kernel has what configured drivers need. @param kernel as uname tells it */
 export async function checkModules(

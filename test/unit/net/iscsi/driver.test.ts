@@ -9,22 +9,21 @@ import type { AnyDriver } from "../../../../agent/driver/driver.ts";
 import { createExporter } from "../../../../agent/session/exporter.ts";
 import { iscsiDriver } from "../../../../net/iscsi/driver.ts";
 import { iscsi } from "../../../../net/iscsi/interface.ts";
+import { Target } from "../../../../net/iscsi/target.ts";
 import { scratch } from "../../../sim/agent.ts";
 import { FakeConfigfs } from "../../../sim/lio.ts";
 
 const type = "jumpstarter_driver_iscsi.driver.ISCSI";
-const iqn = "iqn.2024-06.dev.jumpstarter:target1";
+// A name that no other agent of this host has.
+const target_name = `test-${process.pid}`;
+const iqn = `iqn.2024-06.dev.jumpstarter:${target_name}`;
 const group = `iscsi/${iqn}/tpgt_1`;
 const mebi = 2 ** 20;
 
-async function lab(
-  t: TestContext,
-  config: Record<string, unknown> = {},
-  { kernel, names = ["disks"] }: { kernel?: FakeConfigfs; names?: readonly string[] } = {},
-) {
+async function lab(t: TestContext, config: Record<string, unknown> = {}, names: readonly string[] = ["disks"]) {
   const directory = realpathSync(scratch(t));
   const root = join(directory, "images");
-  const configfs = kernel ?? new FakeConfigfs(directory);
+  const configfs = new FakeConfigfs(directory);
   const state: { missing: string | undefined } = { missing: undefined };
   const driver = iscsiDriver({ configfs, load: () => Promise.resolve(state.missing) });
   const catalog = createCatalog(
@@ -40,7 +39,7 @@ async function lab(
         ]),
     ),
   );
-  const entry = { type, config: { root_dir: root, host: "127.0.0.1", ...config } };
+  const entry = { type, config: { root_dir: root, host: "127.0.0.1", target_name, ...config } };
   const exporter = await createExporter({
     name: "test",
     export: Object.fromEntries(names.map((name) => [name, entry])),
@@ -262,18 +261,20 @@ test("what the kernel refuses is told, and leaves nothing half made", async (t) 
 });
 
 test("what an agent that was killed has left is taken away before the next start", async (t) => {
-  const first = await lab(t);
-  await first.disks.start();
-  await first.disks.add_lun("old", "old.img", 1);
-  // The same kernel, and an agent that knows nothing of it.
-  const second = await lab(t, { root_dir: first.root }, { kernel: first.configfs });
-  assert.deepEqual(await second.disks.list_luns(), []);
-  await second.disks.stop();
-  assert.ok(first.configfs.made.has(group), "not its own");
-  await second.disks.start();
-  assert.ok(second.log.some((line) => line.includes("that somebody left")));
-  assert.deepEqual(await second.disks.list_luns(), []);
-  assert.deepEqual(second.configfs.names("core"), []);
+  const { disks, configfs, directory, log } = await lab(t);
+  const left = new Target(configfs, iqn);
+  await left.start({ iqn, address: "127.0.0.1", port: 3260, initiators: ["iqn.x:a"], chap: undefined });
+  await left.add("old", { isBlock: false, backing: join(directory, "old.img"), sizeBytes: mebi });
+  assert.deepEqual(await disks.list_luns(), []);
+  await disks.stop();
+  assert.ok(configfs.made.has(group), "not its own");
+  configfs.failures.set(`remove ${group}`, "EBUSY");
+  await assert.rejects(disks.start(), failed(/^Failed to start iSCSI target server: .*EBUSY/));
+  await disks.start();
+  assert.ok(log.some((line) => line.includes("that somebody left")));
+  assert.deepEqual(await disks.list_luns(), []);
+  assert.deepEqual(configfs.names("core"), []);
+  assert.deepEqual(configfs.names(`${group}/acls`), []);
 });
 
 test("clear_all_luns starts the target, and removes the backstores of the root that others left", async (t) => {
@@ -300,7 +301,7 @@ test("clear_all_luns starts the target, and removes the backstores of the root t
 });
 
 test("a target has one exporter at a time", async (t) => {
-  const { disks, exporter } = await lab(t, {}, { names: ["disks", "others"] });
+  const { disks, exporter } = await lab(t, {}, ["disks", "others"]);
   const others = exporter.calls("others", iscsi);
   await disks.start();
   await assert.rejects(others.start(), failed(/another exporter of this host has the target/));
