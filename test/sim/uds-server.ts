@@ -74,7 +74,7 @@ export class UdsServer {
         if ((sub & 0x7f) === 0 || (sub & 0x7f) > 4) return negative(0x12);
         if (this.session === 1 && (sub & 0x7f) === 2) return negative(0x22);
         this.session = sub & 0x7f;
-        return (sub & 0x80) !== 0 ? undefined : positive(sub, hex("0032 01f4"));
+        return (sub & 0x80) !== 0 ? undefined : positive(sub, hex("03e8 01f4"));
       case 0x11:
         if (sub === 0 || sub > 3) return negative(0x12);
         [this.session, this.unlocked] = [1, false];

@@ -85,7 +85,7 @@ export class XcpSlave {
     switch (packet[0] ?? 0) {
       case 0xff: {
         this.#isConnected = true;
-        const mode = (motorola ? 1 : 0) | ({ 1: 0, 2: 2, 4: 4 }[granularity] ?? 0) | 0x40;
+        const mode = (motorola ? 1 : 0) | ({ 1: 0, 2: 2, 4: 4 }[granularity] ?? 0);
         return ok(0x1d, mode, maxCto, ...this.#u16(1024), 1, 1);
       }
       case 0xfe:

@@ -4,10 +4,10 @@ import { describe, test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Calls } from "../../../../agent/driver/interface.ts";
 import { createExporter, type Exporter } from "../../../../agent/session/exporter.ts";
-import { isoTp } from "../../../../boards/isotp/interface.ts";
+import { can } from "../../../../boards/can/interface.ts";
 import { uds } from "../../../../boards/uds/interface.ts";
 import { ecuAddress, startDoipEntity } from "../../../sim/doip-entity.ts";
-import { serveOnIsoTp } from "../../../sim/uds-on-can.ts";
+import { ecuIds, serveOnCan } from "../../../sim/uds-on-can.ts";
 import { UdsServer } from "../../../sim/uds-server.ts";
 
 interface Setup {
@@ -27,16 +27,13 @@ async function overCan(t: TestContext, config: Record<string, unknown>): Promise
     export: {
       ecu: {
         type: "jumpstarter_driver_uds_can.driver.UdsCan",
-        config: { channel: "bus", interface: "virtual", rxid: 0x7e8, txid: 0x7e0, ...config },
+        config: { channel: "bus", interface: "virtual", ...ecuIds, ...config },
       },
-      peer: {
-        type: "jumpstarter_driver_can.driver.IsoTpPython",
-        config: { channel: "bus", interface: "virtual", address: { txid: 0x7e8, rxid: 0x7e0 } },
-      },
+      peer: { type: "jumpstarter_driver_can.driver.Can", config: { channel: "bus", interface: "virtual" } },
     },
   });
   const over = new AbortController();
-  const served = serveOnIsoTp(exporter.calls("peer", isoTp), ecu, over.signal);
+  const served = serveOnCan(exporter.calls("peer", can), ecu, over.signal);
   t.after(async () => {
     over.abort();
     await served;
@@ -85,7 +82,7 @@ for (const [transport, start] of [
       const client = calls();
       const refused = { service, data: null, ...negative(0x22, "ConditionsNotCorrect") };
       assert.deepEqual(await client.change_session("programming"), refused);
-      assert.deepEqual(await client.change_session("extended"), { service, data: "03003201f4", ...success });
+      assert.deepEqual(await client.change_session("extended"), { service, data: "0303e801f4", ...success });
       assert.deepEqual(await client.ecu_reset("key_off_on"), { service: "ECUReset", data: "02", ...success });
       // DoIP entities close their connections when they are reset.
       await sleep(20);

@@ -79,7 +79,7 @@ const properties = {
   protocol_layer_version: 1,
   transport_layer_version: 1,
   address_granularity: "BYTE",
-  slave_block_mode: true,
+  slave_block_mode: false,
 };
 
 for (const transport of ["TCP", "UDP", "CAN"] as const) {
