@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as z from "zod";
 import { defineDriver, type Call, type Finding } from "../../agent/driver/driver.ts";
-import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
+import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { fileChunks } from "../../agent/stream/files.ts";
@@ -46,6 +46,8 @@ const none =
 /** A board that has programmed its target plugs its disk out and in. */
 const returnTimeoutMs = 10_000;
 const lookEveryMs = 100;
+/** A board that restarts before the copy is complete gets it once more. */
+const attempts = 2;
 /** FAIL.TXT says one line. */
 const longestReason = 500;
 
@@ -106,14 +108,21 @@ export default defineDriver({
           await staged(call, source, async (image, bytes) => {
             if (extension === ".hex") await checkHex(image, name);
             await turns.take(call.signal, async () => {
-              const volume = await findVolume(configured);
-              log.info(`copying ${name} (${bytes} bytes) to ${volume.text}`);
-              const before = await inVolume(volume, call, async (folder) => {
-                const failure = await failureIn(folder);
-                await copyInto(folder, name, image, bytes, call);
-                return failure;
-              });
-              await requireProgrammed(call, configured, volume, before);
+              for (let attempt = 1; ; attempt += 1) {
+                const volume = await findVolume(configured);
+                log.info(`copying ${name} (${bytes} bytes) to ${volume.text}`);
+                const copied = await inVolume(volume, call, async (folder) => {
+                  const old = await failureIn(folder);
+                  return { old, error: await goesAway(copyInto(folder, name, image, bytes, call)) };
+                });
+                await requireProgrammed(call, configured, volume, copied.old);
+                if (copied.error === undefined) break;
+                // It may have had everything, but nobody knows.
+                const { message } = toAgentError(copied.error);
+                if (attempt === attempts)
+                  throw new AgentError("E_IO", `the ST-LINK went away during the copy: ${message}`);
+                log.warn(`the ST-LINK went away during the copy, which is done once more: ${message}`);
+              }
             });
           });
           log.info(`${name} is programmed`);
@@ -201,6 +210,17 @@ async function requireProgrammed(
   const failure = await inVolume(current, { signal }, failureIn);
   if (failure !== undefined)
     throw new AgentError("E_FAILED", `the ST-LINK did not program the target: ${failure.text}`);
+}
+
+/** @returns the system's error if the device has gone meanwhile. Rejects with any other */
+async function goesAway(copy: Promise<void>): Promise<Error | undefined> {
+  try {
+    await copy;
+    return undefined;
+  } catch (error) {
+    if (isSystemError(error) && ["EIO", "ENODEV", "ENXIO"].includes(error.code)) return error;
+    throw error;
+  }
 }
 
 interface Failure {

@@ -1,6 +1,7 @@
 import { mkdtemp, open, readFile, realpath, rmdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Cancellable } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { entriesOf, numberAttribute } from "../../agent/sys/sysfs.ts";
@@ -28,6 +29,7 @@ export interface Volume {
 }
 
 const mountTimeoutS = 20;
+const settleMs = 300;
 const classBlock = "/sys/class/block";
 
 /**
@@ -77,17 +79,14 @@ async function disksOf(prints: readonly Fingerprint[], wanted: Wanted) {
   const found = await Promise.all(
     matches.map(async ({ device: usb }) => {
       const names = await nodesBelow(usb, "block");
-      return Promise.all(
-        names.map(async (disk) => {
-          const entries = await entriesOf(classBlock, disk);
-          const partitions = entries.filter((name) => name.startsWith(disk));
-          return { usb, nodes: [disk, ...partitions] };
-        }),
-      );
+      return Promise.all(names.map(async (disk) => ({ usb, nodes: [disk, ...(await partitionsOf(disk))] })));
     }),
   );
   return found.flat();
 }
+
+const partitionsOf = async (disk: string) =>
+  (await entriesOf(classBlock, disk)).filter((name) => name.startsWith(disk));
 
 /**
  * What the volume calls itself, without mounting it.
@@ -121,7 +120,12 @@ export async function inVolume<T>(
   if (folder !== undefined) return use(folder);
   const own = await mkdtemp(join(tmpdir(), "jmp-volume-"));
   try {
-    await mount(device, own, signal);
+    await mount(device, own, signal).catch(async () => {
+      // One that was plugged in a moment ago may not have had its partitions yet.
+      await sleep(settleMs, undefined, { signal });
+      const [partition] = await partitionsOf(basename(device));
+      await mount(partition === undefined ? device : `/dev/${partition}`, own, signal);
+    });
     try {
       return await use(own);
     } finally {

@@ -98,6 +98,25 @@ test(`Python client ${version}: flashers of microcontrollers`, { skip }, async (
   assert.equal(code, 0, `${stdout}\n${stderr}\nagent:\n${agent.output()}`);
   assert.match(stdout, /passed/);
 
+  assert.ok(
+    chip.flash.every((byte) => byte === 0xff),
+    "erased at last",
+  );
+  // Our `j` has the words of theirs.
+  const ours = (...args: string[]) =>
+    run(process.execPath, ["dist/j.js", ...args], { env: clientEnv(agent.socketPath) });
+  const flashed = await ours("esp32", "flash", join(folder, "app.elf"), "-a", "0x2000");
+  assert.equal(flashed.code, 0, flashed.stderr);
+  assert.equal(chip.flash.toString("latin1", 0x2001, 0x2004), "ELF");
+  const escaped = await ours("pico", "flash", join(folder, "app.uf2"), "--name", "../x");
+  assert.match(escaped.stderr, /Invalid target '..\/x.uf2'/);
+  const help = await ours("esp32", "--help");
+  for (const word of ["flash", "dump", "chip-info", "erase", "reset", "bootloader"]) {
+    assert.match(help.stdout, new RegExp(`^ +${word} `, "m"));
+  }
+  const asked = await ours("closed", "monitor", "version");
+  assert.match(asked.stderr, /raw monitor access is disabled/);
+
   assert.deepEqual(
     stlinked.map(({ length }) => length),
     [firmware.length, intelHex(firmware).length, 3],
@@ -107,10 +126,6 @@ test(`Python client ${version}: flashers of microcontrollers`, { skip }, async (
     uf2Content(uf2s[0] ?? Buffer.alloc(0))
       .subarray(0, firmware.length)
       .equals(firmware),
-  );
-  assert.ok(
-    chip.flash.every((byte) => byte === 0xff),
-    "erased at last",
   );
   assert.ok(chip.commands.includes("READ_FLASH"));
   assert.ok(fastboot.partitions.get("boot_a")?.equals(firmware));

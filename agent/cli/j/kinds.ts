@@ -61,6 +61,11 @@ const xcp = derived(async () => (await import("../../../boards/xcp/interface.ts"
 const renode = derived(async () => (await import("../../../boards/renode/interface.ts")).renode);
 const video: Load = async () => (await import("./commands/video.ts")).commands;
 const probeRs: Load = async () => (await import("./commands/probe-rs.ts")).commands;
+const stlinkMsd: Load = async () => (await import("./commands/boards.ts")).stlinkCommands;
+const piPico: Load = async () => (await import("./commands/boards.ts")).picoCommands;
+const esp32: Load = async () => (await import("./commands/boards.ts")).esp32Commands;
+const rideSX = derived(async () => (await import("../../../boards/ridesx/interface.ts")).rideSX);
+const renode: Load = async () => (await import("./commands/boards.ts")).renodeCommands;
 const uboot = derived(async () => (await import("../../../boards/uboot/interface.ts")).ubootConsole);
 const sshWrapper = derived(async () => (await import("../../../net/ssh/interface.ts")).sshWrapper);
 const vnc = derived(async () => (await import("../../../net/vnc/interface.ts")).vnc);
