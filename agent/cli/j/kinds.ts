@@ -43,11 +43,7 @@ const tftp = derived(async () => (await import("../../../net/tftp/interface.ts")
 const isoTp = derived(async () => (await import("../../../boards/isotp/interface.ts")).isoTp);
 const uds = derived(async () => (await import("../../../boards/uds/interface.ts")).uds);
 const doip = derived(async () => (await import("../../../boards/doip/interface.ts")).doip);
-const stlinkMsd = derived(async () => (await import("../../../boards/stlink-msd/interface.ts")).stlinkMsd);
-const piPico = derived(async () => (await import("../../../boards/pi-pico/interface.ts")).piPico);
 const someIp = derived(async () => (await import("../../../net/someip/interface.ts")).someIp);
-const esp32 = derived(async () => (await import("../../../boards/esp32/interface.ts")).esp32);
-const rideSX = derived(async () => (await import("../../../boards/ridesx/interface.ts")).rideSX);
 const iscsi = derived(async () => (await import("../../../net/iscsi/interface.ts")).iscsi);
 const androidEmulator = derived(
   async () => (await import("../../../boards/androidemulator/interface.ts")).androidEmulator,
@@ -58,7 +54,6 @@ const adb: Load = async (node, signal) => {
   return { ...(await own(node, signal)), ...(await network(node, signal)) };
 };
 const xcp = derived(async () => (await import("../../../boards/xcp/interface.ts")).xcp);
-const renode = derived(async () => (await import("../../../boards/renode/interface.ts")).renode);
 const video: Load = async () => (await import("./commands/video.ts")).commands;
 const probeRs: Load = async () => (await import("./commands/probe-rs.ts")).commands;
 const stlinkMsd: Load = async () => (await import("./commands/boards.ts")).stlinkCommands;

@@ -280,7 +280,10 @@ async function falseBroker(
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
     sockets.add(socket);
-    socket.resume().on("error", () => {}).on("close", () => sockets.delete(socket));
+    socket
+      .resume()
+      .on("error", () => {})
+      .on("close", () => sockets.delete(socket));
     talk(socket);
   }).listen(0, "127.0.0.1");
   await once(server, "listening");
