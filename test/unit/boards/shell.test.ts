@@ -157,17 +157,15 @@ test("a daemon that keeps the pipes open does not keep the call", async (t) => {
   assert.equal(code, 0);
 });
 
-for (const [how, step] of [
-  ["now and then", "sleep 0.05"],
-  ["without a pause", ":"],
+for (const [how, daemon] of [
+  ["now and then", "sh -c 'while echo tick; do sleep 0.05; done'"],
+  ["without a pause", "yes tick"],
 ]) {
   test(`a daemon that goes on talking ${how} does not keep the call either`, async (t) => {
-    const script = `setsid sh -c 'while echo tick; do ${step}; done' & echo end`;
-    const began = performance.now();
-    const { stdout, stderr, code } = await run(t, script);
+    const { stdout, stderr, code } = await run(t, `setsid ${daemon} & echo end`);
     assert.deepEqual([code, stderr], [0, ""]);
-    assert.match(stdout, /^(tick\n)*end$/m);
-    assert.ok(performance.now() - began < 8_000);
+    assert.match(stdout, /^end$/m);
+    assert.ok(stdout.length < 4 * 1024 * 1024, `${stdout.length}`);
   });
 }
 
