@@ -11,8 +11,8 @@ export interface TasmotaPlug {
   readonly commands: string[];
   /** How it behaves: `mute` does nothing and says nothing, `stuck` answers with what it was. */
   mood: "well" | "mute" | "stuck";
-  /** Says what it is, unasked. */
-  tell(): void;
+  /** Says what it is, unasked. Resolves when the broker has it. */
+  tell(): Promise<void>;
   /** Out of its socket: its last will comes true. */
   unplug(): Promise<void>;
   plug(): Promise<void>;
@@ -37,15 +37,14 @@ export async function startTasmota(
   const ready = new EventEmitter();
   const word = () => (plug.on ? "ON" : "OFF");
   const say = (topic: string, payload: string, retain = false) =>
-    client.publish(`stat/${name}/${topic}`, payload, { retain });
+    client.publishAsync(`stat/${name}/${topic}`, payload, { retain, qos: 1 });
   const plug: TasmotaPlug = {
     config: { cmnd_topic: `cmnd/${name}/POWER`, stat_topic: `stat/${name}/POWER` },
     on: false,
     commands: [],
     mood: "well",
-    tell() {
-      say("RESULT", JSON.stringify({ POWER: word() }));
-      say("POWER", word(), retains);
+    async tell() {
+      await Promise.all([say("RESULT", JSON.stringify({ POWER: word() })), say("POWER", word(), retains)]);
     },
     async unplug() {
       const closed = new Promise<void>((resolve) => client.once("close", resolve));
@@ -73,10 +72,10 @@ export async function startTasmota(
     if (plug.mood === "mute") return;
     if (command.startsWith("POWER")) {
       if (plug.mood === "well") plug.on = payload.toString() === "ON";
-      plug.tell();
+      void plug.tell().catch(() => {});
     }
     const energy = { Time: "2026-11-30T12:00:00", ENERGY: { Voltage: voltage, Current: plug.on ? 0.52 : 0 } };
-    if (command === "STATUS") say("STATUS8", JSON.stringify({ StatusSNS: energy }));
+    if (command === "STATUS") void say("STATUS8", JSON.stringify({ StatusSNS: energy })).catch(() => {});
   });
   t.after(() => client.endAsync(true));
   const there = once(ready, "ready");

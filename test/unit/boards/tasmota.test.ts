@@ -148,7 +148,7 @@ test("with Mosquitto", { skip: noMosquitto }, async (t) => {
   await t.test("what the broker has kept is not the answer, nor is what was said before", async (t) => {
     const { plug } = await open(t, { plug: { ...base, timeout: 0.4 } });
     device.on = true;
-    device.tell();
+    await device.tell();
     device.mood = "mute";
     device.commands.length = 0;
     await assert.rejects(plug().on(), {
@@ -161,7 +161,7 @@ test("with Mosquitto", { skip: noMosquitto }, async (t) => {
     const late = plug().off();
     setTimeout(() => {
       device.on = false;
-      device.tell();
+      void device.tell();
     }, 200);
     await late;
     device.mood = "stuck";
