@@ -330,3 +330,43 @@ test("brokers that are silent, hang up or talk garbage, and callers who give up,
   await assert.rejects(cancelled, /enough/);
   while (silent.sockets.size > 0) await sleep(10);
 });
+
+test("a message counts only if it is news, of this plug's state, after the command; and then the connection ends", async (t) => {
+  const say = (first: number, topic: string, payload: string) => {
+    const body = [topic.length >> 8, topic.length & 0xff, ...Buffer.from(topic + payload)];
+    return Buffer.from([first, body.length, ...body]);
+  };
+  const [news, kept] = [0x30, 0x31];
+  let last: Buffer[] = [];
+  const { port, sockets } = await falseBroker(t, (socket) => {
+    socket.on("data", (bytes: Buffer) => {
+      // All that it is told is shorter than 128 bytes.
+      for (let at = 0; at < bytes.length; at += 2 + (bytes[at + 1] ?? 0)) {
+        const kind = (bytes[at] ?? 0) >> 4;
+        if (kind === 1) socket.write(Buffer.from([0x20, 2, 0, 0]));
+        if (kind === 8) {
+          socket.write(Buffer.from([0x90, 4, bytes[at + 2] ?? 0, bytes[at + 3] ?? 0, 0, 0]));
+          socket.write(say(news, "stat/x/POWER", "ON"));
+        }
+        if (kind === 12) socket.write(Buffer.from([0xd0, 0]));
+        if (kind === 3) {
+          const id = at + 4 + (bytes[at + 3] ?? 0);
+          socket.write(Buffer.from([0x40, 2, bytes[id] ?? 0, bytes[id + 1] ?? 0]));
+          for (const message of last) socket.write(message);
+        }
+      }
+    });
+  });
+  const config = { host: "127.0.0.1", port, tls: false, cmnd_topic: "cmnd/x/POWER", stat_topic: "stat/x/POWER" };
+  const { plug } = await open(t, { plug: config, quick: { ...config, timeout: 0.3 } });
+  last = [
+    say(kept, "stat/x/POWER", "ON"),
+    say(news, "stat/y/POWER", "ON"),
+    say(news, "tele/x/LWT", "ON"),
+    say(news, "stat/x/POWER", "Offline"),
+  ];
+  await assert.rejects(plug("quick").on(), { code: "E_TIMEOUT", message: /did not say ON/ });
+  last.push(say(news, "stat/x/POWER", "ON"));
+  await plug().on();
+  while (sockets.size > 0) await sleep(5);
+});
