@@ -14,6 +14,7 @@ import { makeOwnedFolder } from "../../../../boards/qemu/owned-folder.ts";
 import { WorkFolder } from "../../../../boards/qemu/work.ts";
 import { scratch } from "../../../sim/agent.ts";
 import { noQemu, startQemu } from "../../../sim/qemu.ts";
+import { hole, raw, sparseImage } from "../../../sim/sparse-image.ts";
 import { until } from "../../../sim/tftp.ts";
 
 const { signal } = new AbortController();
@@ -35,6 +36,13 @@ describe("flashing", { skip: noQemu() }, () => {
     await machine.flash(Buffer.from("tiny"));
     assert.equal((await machine.dump("root")).toString(), "tiny");
     assert.equal((await machine.dump()).toString(), "tiny", "the root image is meant when none is named");
+  });
+
+  test("an Android sparse image is what it stands for, with the hole at its end", async (t) => {
+    const machine = await startQemu(t);
+    const start = randomBytes(4096);
+    await machine.flash(sparseImage([raw(start), hole(3)]));
+    assert.ok((await machine.dump()).equals(Buffer.concat([start, Buffer.alloc(3 * 4096)])));
   });
 
   test("a flash that breaks off changes nothing", async (t) => {
@@ -212,8 +220,14 @@ describe("root images", { skip: noQemu() }, () => {
     const { allocatedBytes, format } = await inspectImage(path, { own: true }, signal);
     assert.ok(allocatedBytes >= 2 ** 20);
     assert.equal(format, "raw");
-    // As if the disk had all but what is needed: nothing more is asked for.
-    await growImage({ path, format: "raw", virtualBytes: 2 ** 20, allocatedBytes: 2 ** 60 }, 2 ** 20, signal);
+    // More than any disk has; all of it is there already, or nothing.
+    const bytes = 2 ** 51;
+    const huge = { path, format: "raw", virtualBytes: bytes, allocatedBytes: bytes } as const;
+    await growImage(huge, bytes, signal);
+    await assert.rejects(
+      growImage({ ...huge, allocatedBytes: 0 }, bytes, signal),
+      /^AgentError: Not enough disk space/,
+    );
   });
 
   test("a default partition that is missing is told", async (t) => {
