@@ -63,8 +63,9 @@ export default defineDriver({
 
     /** Waits for the first frame of a camera that has just been opened. @throws DeviceOffline if there is none */
     const shoot = async (signal: AbortSignal): Promise<Answer> => {
+      const running = streamer.running();
       for (;;) {
-        const listening = await streamer.listening(signal);
+        const listening = await running.listening(signal);
         const answer = await ask("/snapshot", listening, signal).catch((error: unknown) => {
           if (error instanceof AgentError && error.code === "E_DEVICE_OFFLINE") return undefined;
           throw error;
@@ -80,7 +81,7 @@ export default defineDriver({
       methods: {
         snapshot: async ({ signal }) => requirePicture(await shoot(signal), name).toString("base64"),
         state: async ({ signal }) => {
-          const { body } = await ask("/state", await streamer.listening(signal), signal);
+          const { body } = await ask("/state", await streamer.running().listening(signal), signal);
           try {
             return readState(body.toString());
           } catch (cause) {
@@ -88,10 +89,10 @@ export default defineDriver({
           }
         },
         stream_path: () => "/stream",
-        connect: async ({ signal }) => dial({ path: (await streamer.listening(signal)).path }, name, signal),
+        connect: async ({ signal }) => dial({ path: (await streamer.running().listening(signal)).path }, name, signal),
       },
       // So that the camera is warm when the first call comes.
-      reset: () => streamer.start(),
+      reset: () => void streamer.running(),
       release: () => streamer.stop(),
       close: () => streamer.stop(),
     };

@@ -23,6 +23,14 @@ export interface Listening {
   readonly sinceMs: number;
 }
 
+export interface Running {
+  /**
+   * Waits until it listens.
+   * @throws DeviceOffline with what it said last, while it does not run; the signal's reason
+   */
+  listening(signal: AbortSignal): Promise<Listening>;
+}
+
 /** What a run of ustreamer is doing now. */
 type State =
   { readonly is: "starting" } | ({ readonly is: "up" } & Listening) | { readonly is: "down"; readonly reason: string };
@@ -39,18 +47,9 @@ export class Streamer {
     this.#log = log;
   }
 
-  /** Starts it, unless it runs already. */
-  start(): void {
-    this.#run ??= new Run(this.#argv, this.#log, this.#stopping);
-  }
-
-  /**
-   * Waits until it listens.
-   * @throws DeviceOffline with what it said last, while it does not run; the signal's reason
-   */
-  async listening(signal: AbortSignal): Promise<Listening> {
-    this.start();
-    return (this.#run as Run).listening(signal);
+  /** Starts it, unless it runs already. What is returned ends with `stop`. */
+  running(): Running {
+    return (this.#run ??= new Run(this.#argv, this.#log, this.#stopping));
   }
 
   /** Ends it; the next use starts it again. */
@@ -63,7 +62,7 @@ export class Streamer {
 }
 
 /** From one start to the stop that follows. */
-class Run {
+class Run implements Running {
   readonly #log: Logger;
   readonly #closing = new AbortController();
   readonly #waiting = new Set<() => void>();
@@ -79,8 +78,9 @@ class Run {
     const over = AbortSignal.any([signal, this.#closing.signal]);
     while (this.#is("starting") && !over.aborted) await this.#change(over);
     signal.throwIfAborted();
+    if (this.#closing.signal.aborted) throw new DeviceOffline("ustreamer was stopped");
     if (this.#state.is === "up") return this.#state;
-    throw new DeviceOffline(this.#state.is === "down" ? this.#state.reason : "ustreamer was stopped");
+    throw new DeviceOffline(this.#state.is === "down" ? this.#state.reason : "ustreamer does not listen");
   }
 
   async stop(): Promise<void> {

@@ -3,10 +3,12 @@ import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { scratch, startAgent } from "../sim/agent.ts";
 import { startCamera } from "../sim/camera.ts";
 import { createAuthority } from "../sim/certificates.ts";
 import { startCorellium } from "../sim/corellium.ts";
+import { isAlive } from "../sim/processes.ts";
 import { bottomBright, leftBright } from "../sim/pictures.ts";
 import { clientEnv, clientProgram, missingClient, run } from "../sim/python-client.ts";
 import { builtProbeRs } from "../../scripts/probe-rs.mjs";
@@ -106,5 +108,15 @@ describe(`Python client ${version}`, { skip: missingClient(version) }, () => {
     }
     const state = await run(process.execPath, ["dist/j.js", "http", "state"], { env });
     assert.deepEqual(JSON.parse(state.stdout), { online: true, width: 48, height: 32, fps: null });
+
+    // An agent that is killed leaves no camera in use.
+    const streamers = readFileSync(join(folder, "lives"), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => parseInt(line));
+    assert.ok(streamers.length >= 2 && isAlive(streamers.at(-1) ?? 0));
+    agent.child.kill("SIGKILL");
+    for (let waited = 0; streamers.some(isAlive) && waited < 5_000; waited += 10) await sleep(10);
+    assert.deepEqual(streamers.filter(isAlive), []);
   });
 });

@@ -8,6 +8,7 @@ import {
 import { createServer as createSecure } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import type { TestContext } from "node:test";
+import type { TLSSocket } from "node:tls";
 import type { ServerCertificate } from "./certificates.ts";
 import { leftBright } from "./pictures.ts";
 
@@ -30,6 +31,8 @@ export interface Camera {
   /** `GET /stream`, with what was not forbidden. */
   readonly requests: string[];
   picture: Buffer;
+  /** Names that clients of https have asked for; empty for an address. */
+  readonly serverNames: string[];
   /** In place of what it does itself. */
   trouble: Handler | undefined;
   /** Connections that are open now. */
@@ -46,6 +49,7 @@ export async function startCamera(
   { tls, password, virtualHost }: CameraOptions = {},
 ): Promise<Camera> {
   const requests: string[] = [];
+  const serverNames: string[] = [];
   const connections = new Set<Socket>();
   const device = { picture: leftBright, trouble: undefined as Handler | undefined };
 
@@ -75,6 +79,7 @@ export async function startCamera(
   };
 
   const server = tls === undefined ? createPlain(serve) : createSecure({ cert: tls.certificate, key: tls.key }, serve);
+  server.on("secureConnection", ({ servername }: TLSSocket) => serverNames.push(servername || ""));
   server.on("connection", (socket: Socket) => {
     connections.add(socket);
     socket.on("close", () => connections.delete(socket)).on("error", () => {});
@@ -89,5 +94,5 @@ export async function startCamera(
   t.after(stop);
   const { port } = server.address() as AddressInfo;
   const origin = `${tls === undefined ? "http" : "https"}://127.0.0.1:${port}`;
-  return Object.assign(device, { origin, port, requests, connections, stop });
+  return Object.assign(device, { origin, port, requests, serverNames, connections, stop });
 }

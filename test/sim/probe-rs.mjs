@@ -1,11 +1,15 @@
 #!/usr/bin/env node
 // A double of the probe-rs program with a probe and a target. It does what the name of its chip says (PROBE_RS_CHIP):
 // `fails` has a broken target, `hangs` never answers, `chatters` prints without an end, `lies` prints no words.
-// It appends its words, its environment and what it was given to flash to the file `calls` beside itself.
+// Beside itself, it appends its words, its environment and what it was given to flash to the file `calls`, and to `turns` when
+// it begins and ends.
 import { spawn } from "node:child_process";
 import { appendFileSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 
+const note = (name, line) => appendFileSync(join(dirname(process.argv[1]), name), `${line}\n`);
+note("turns", `begin ${process.pid}`);
+process.on("exit", () => note("turns", `end ${process.pid}`));
 const [command, ...words] = process.argv.slice(2);
 const chip = process.env.PROBE_RS_CHIP ?? "";
 const call = { pid: process.pid, command, words, env: process.env };
@@ -14,7 +18,7 @@ if (command === "download") {
   call.mode = statSync(dirname(words[0])).mode & 0o777;
 }
 if (chip === "hangs") call.child = spawn("sleep", ["600"], { stdio: "inherit" }).pid;
-appendFileSync(join(dirname(process.argv[1]), "calls"), JSON.stringify(call) + "\n");
+note("calls", JSON.stringify(call));
 
 if (chip === "fails") {
   console.error(

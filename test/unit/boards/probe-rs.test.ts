@@ -29,6 +29,14 @@ interface Told {
 async function probes(t: TestContext, configs: Record<string, Record<string, unknown>>) {
   const folder = mkdtempSync(join(tmpdir(), "jmp-probe-"));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
+  // Files that are lent to it go into a folder of this test.
+  const former = process.env["TMPDIR"];
+  process.env["TMPDIR"] = mkdtempSync(join(folder, "tmp-"));
+  t.after(() => {
+    if (former === undefined) delete process.env["TMPDIR"];
+    else process.env["TMPDIR"] = former;
+  });
+  const leftovers = () => readdirSync(tmpdir());
   const probe_rs_path = join(folder, "probe-rs");
   copyFileSync("test/sim/probe-rs.mjs", `${probe_rs_path}.mjs`);
   writeFileSync(probe_rs_path, `#!/bin/sh\nexec ${process.execPath} ${probe_rs_path}.mjs "$@"\n`, { mode: 0o755 });
@@ -45,13 +53,11 @@ async function probes(t: TestContext, configs: Record<string, Record<string, unk
       .map((line) => JSON.parse(line) as Told);
   const on = (name: string, signal?: AbortSignal) =>
     exporter.calls(name, probeRs, signal === undefined ? {} : { signal });
-  return { exporter, on, calls, log };
+  return { exporter, on, calls, log, folder, leftovers };
 }
 
-const leftovers = () => readdirSync(tmpdir()).filter((name) => /^probe-rs-\w{6}$/.test(name));
-
 test("commands, their environment, and what they print", async (t) => {
-  const { exporter, on, calls } = await probes(t, {
+  const { exporter, on, calls, leftovers } = await probes(t, {
     plain: {},
     full: {
       ...{ probe: "0d28:0204:99E3", chip: "nRF52840_xxAA", protocol: "SWD" },
@@ -83,7 +89,7 @@ test("commands, their environment, and what they print", async (t) => {
 });
 
 test("a command that fails has an empty answer and its words in the log; strict, or without one, it is an error", async (t) => {
-  const { exporter, on, log } = await probes(t, {
+  const { exporter, on, log, leftovers } = await probes(t, {
     lax: { chip: "fails" },
     strict: { chip: "fails", strict: true },
     liar: { chip: "lies" },
@@ -132,11 +138,12 @@ test("a probe that hangs: time up, a call given up, the lease's end; nothing is 
 });
 
 test("one command at a time", async (t) => {
-  const { on, calls } = await probes(t, { a: {}, b: {} });
+  const { on, folder } = await probes(t, { a: {}, b: {} });
   await Promise.all([on("a").info(), on("b").reset_target(), on("a").erase()]);
+  const turns = readFileSync(join(folder, "turns"), "utf8").trim().split("\n");
   assert.deepEqual(
-    calls().map(({ command }) => command),
-    ["info", "reset", "erase"],
+    turns.map((line) => line.split(" ")[0]),
+    ["begin", "end", "begin", "end", "begin", "end"],
   );
 });
 

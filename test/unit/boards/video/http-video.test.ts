@@ -131,7 +131,10 @@ test("https with the camera's authority; without it, the camera is not believed"
   stream.write(ask("/stream"));
   assert.match(await readFrame(stream), /^HTTP\/1\.1 200 OK/);
   const named = await cameraOf(t, { url: `https://localhost:${camera.port}/stream`, tls_ca });
-  (await named.calls().connect()).destroy();
+  const byName = await named.calls().connect();
+  byName.write(ask("/stream"));
+  await readFrame(byName);
+  assert.deepEqual([...new Set(camera.serverNames)], ["", "localhost"]);
 
   const stranger = await cameraOf(t, { url: `${camera.origin}/stream` });
   await assert.rejects(stranger.calls().snapshot(), { code: "E_CONNECTION" });

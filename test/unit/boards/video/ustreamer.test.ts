@@ -145,7 +145,7 @@ test("a camera without a signal is UNAVAILABLE, by status as by header", async (
 });
 
 test("a call that is cancelled, and one at the lease's end, end at once", async (t) => {
-  const { camera, exporter, tell } = await played(t);
+  const { camera, exporter, tell, lives } = await played(t);
   await camera().state();
   tell({ silent: true });
   const cancel = new AbortController();
@@ -156,6 +156,16 @@ test("a call that is cancelled, and one at the lease's end, end at once", async 
   const failed = assert.rejects(other, { code: "E_CONNECTION" });
   setTimeout(() => void exporter.tree.release(), 50);
   await failed;
+
+  // One that waits for a picture does not start it again.
+  tell({ online: false });
+  const waiting = camera().snapshot();
+  while (lives().length < 2) await sleep(10);
+  const ended = assert.rejects(waiting, { code: /E_DEVICE_OFFLINE|E_CONNECTION/ });
+  setTimeout(() => void exporter.tree.release(), 300);
+  await ended;
+  await sleep(200);
+  assert.equal(lives().length, 2);
 });
 
 test("the real program", { skip: findProgram("ustreamer") === undefined && "ustreamer is missing" }, async (t) => {
