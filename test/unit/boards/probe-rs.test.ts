@@ -129,7 +129,8 @@ test("a probe that hangs: time up, a call given up, the lease's end; nothing is 
   gone();
   const cancel = new AbortController();
   const call = on("patient", cancel.signal).erase();
-  while (calls().length < 2) await sleep(10);
+  // The first one may not have come as far, on a busy host.
+  while (!calls().some(({ command }) => command === "erase")) await sleep(10);
   cancel.abort(new Error("enough"));
   await assert.rejects(call, /enough/);
   gone();
