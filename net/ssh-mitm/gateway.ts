@@ -70,6 +70,8 @@ export class Gateway {
       end.on("error", () => {});
       end.once("close", () => this.close());
     }
+    // The ends of a pair do not close each other, and ssh2 keeps a timer until its socket closes.
+    this.stream.once("close", () => this.#socket.destroy());
     // However ssh2 ends it: also before it says that there is a connection.
     this.#socket.once("finish", () => this.close());
     this.#patience = setTimeout(() => this.#loseClient("the client does not log in"), options.channelTimeoutMs);

@@ -275,6 +275,8 @@ describe("a board's sshd behind our server", { skip: noSshd }, () => {
 
   test("the end of the lease ends what runs, on both sides", async (t) => {
     const own = await gate(t, sshd.port, { ssh_identity: sshd.key });
+    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+    const before = timers();
     const child = startSsh(t, own.port, ["127.0.0.1", "echo $$; exec cat"]);
     const ended = once(child, "exit");
     const [pid] = (await once(child.stdout as NodeJS.ReadableStream, "data")) as [Buffer];
@@ -283,6 +285,7 @@ describe("a board's sshd behind our server", { skip: noSshd }, () => {
     const [code] = (await ended) as [number];
     assert.equal(code, 255);
     await eventually("the command on the board has ended", () => !existsSync(`/proc/${pid.toString().trim()}`));
+    await eventually("nothing of the connection is left", () => timers() <= before);
   });
 
   test("a client that says nothing does not stay", async (t) => {
@@ -297,7 +300,8 @@ describe("a board's sshd behind our server", { skip: noSshd }, () => {
   });
 
   test("a client that speaks something else is sent away", async () => {
-    const socket = connectTcp(open.port, "127.0.0.1");
+    // It keeps its own half open.
+    const socket = connectTcp({ port: open.port, host: "127.0.0.1", allowHalfOpen: true });
     socket.write("GET / HTTP/1.1\r\nHost: board\r\n\r\n");
     assert.match(await readAll(socket), /^SSH-2.0-/);
   });
