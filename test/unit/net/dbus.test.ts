@@ -108,6 +108,7 @@ test("a client's user is replaced by ours, whatever pieces its words come in", (
     ],
     ["\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n", "\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n"],
     ["\0AUTH EXTERNAL\r\nDATA 30\r\nBEGIN\r\n", `\0AUTH EXTERNAL\r\nDATA ${hex}\r\nBEGIN\r\n`],
+    ["BEGIN\r\nAUTH EXTERNAL 30\r\n", "BEGIN\r\nAUTH EXTERNAL 30\r\n"],
     ["\0AUTH\r\nAUTH COOKIE 30\r\nDATA 30\r\n", "\0AUTH\r\nAUTH COOKIE 30\r\nDATA 30\r\n"],
     ["\0AUTH EXTERNAL 31", "\0AUTH EXTERNAL 31"],
     ["x".repeat(20_000), "x".repeat(20_000)],
