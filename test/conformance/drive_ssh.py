@@ -118,7 +118,7 @@ def read(channel):
     return text.decode()
 
 
-def speed(client, folder, mebibytes=100):
+def speed(client, folder, mebibytes=32):
     """A large file both ways, through Python's port forward: it comes back as it was."""
     path = os.path.join(folder, "large")
     with open(path, "wb") as file:
