@@ -34,6 +34,8 @@ export class Configfs {
     let first: Error | undefined;
     for (const step of steps) {
       await this.take([step]).catch((error: Error) => {
+        // Whatever else there is would wait as long.
+        if (error instanceof AgentError && error.code === "E_TIMEOUT") throw error;
         const { cause } = error;
         if (!(isSystemError(cause) && cause.code === "ENOENT")) first ??= error;
       });

@@ -199,6 +199,8 @@ export function iscsiDriver(kernel: Kernel) {
           decompress: ({ signal }, source, destination, algorithm) =>
             images.decompress(source, destination, algorithm, config.max_decompressed_mb * 2 ** 20, signal),
         },
+        // What the kernel did not give back at the end of one lease is tried again before the next.
+        reset: release,
         release,
         close: release,
       };

@@ -1,12 +1,13 @@
 // The kernel's iSCSI target, driven by an exporter; initiators read and write what it offers.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { Configfs } from "../../../net/iscsi/configfs.ts";
 import { iscsi } from "../../../net/iscsi/interface.ts";
+import { Target } from "../../../net/iscsi/target.ts";
 import { Initiator } from "../../sim/iscsi-initiator.ts";
 import { exporter, python } from "./lib/exporter.ts";
 import { exec, modprobe, waitFor } from "./lib/system.ts";
@@ -135,26 +136,16 @@ test("initiators that are not named, or do not know the password, stay outside",
 });
 
 test("what an agent that was killed has left is taken away by the next one", async (t) => {
-  const root = mkdtempSync(join(tmpdir(), "iscsi-"));
-  const program = `
-    import { Configfs } from "./net/iscsi/configfs.ts";
-    import { Target } from "./net/iscsi/target.ts";
-    import { writeFileSync } from "node:fs";
-    writeFileSync("${root}/left.img", Buffer.alloc(${mebi}));
-    const target = new Target(new Configfs("${targets}"), "${iqn}");
-    await target.start({ iqn: "${iqn}", address: "127.0.0.1", port: 3260, initiators: [], chap: undefined });
-    await target.add("left", { isBlock: false, backing: "${root}/left.img", sizeBytes: ${mebi} });
-    process.kill(process.pid, "SIGKILL");`;
-  const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
-    stdio: "inherit",
-  });
-  await new Promise((resolve) => child.once("exit", resolve));
+  const { root, disks } = await lab(t);
+  const left = new Target(new Configfs(targets), iqn);
+  writeFileSync(join(root, "left.img"), Buffer.alloc(mebi));
+  await left.start({ iqn, address: "127.0.0.1", port: 3260, initiators: [], chap: undefined });
+  await left.add("left", { isBlock: false, backing: join(root, "left.img"), sizeBytes: mebi });
   assert.ok(existsSync(`${targets}/iscsi/${iqn}/tpgt_1/lun/lun_0`));
-  const { disks } = await lab(t, { root_dir: root });
+  assert.deepEqual(await disks.list_luns(), []);
   await disks.start();
   assert.deepEqual(await disks.list_luns(), []);
   assert.deepEqual(backstores(), []);
-  rmSync(root, { recursive: true, force: true });
 });
 
 test("the Python client serves images, plain and compressed", async (t) => {

@@ -133,9 +133,12 @@ test("booted is what Android says of itself", { skip }, async (t) => {
     message: /has not booted after 0\.01s: adb connect/,
   });
   const device = await startAdbDevice(t, { port: 6519 + instance });
+  const waiting = root.wait_boot();
+  await eventually("it is asked", () => device.commands.length > 0);
   device.answers.set("getprop sys.boot_completed", "1\n");
-  const { booted } = JSON.parse(await root.wait_boot()) as { booted: boolean };
+  const { booted } = JSON.parse(await waiting) as { booted: boolean };
   assert.equal(booted, true);
+  assert.ok(device.commands.length > 1);
 });
 
 test("paths, operations and complaints", () => {

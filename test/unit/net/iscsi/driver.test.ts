@@ -231,7 +231,7 @@ test("initiators and their password are opt-in, and the password is in no text",
 });
 
 test("what the kernel refuses is told, and leaves nothing half made", async (t) => {
-  const { disks, configfs } = await lab(t);
+  const { disks, configfs, exporter } = await lab(t);
   await assert.rejects(
     disks.add_lun("x", "x.img", 1),
     failed("Failed to add LUN: iSCSI target not started, call start() first"),
@@ -257,6 +257,14 @@ test("what the kernel refuses is told, and leaves nothing half made", async (t) 
   await assert.rejects(disks.stop(), failed(/^Failed to stop iSCSI target: .*EBUSY/));
   assert.deepEqual(configfs.names(`${group}/lun`), ["lun_0"]);
   await disks.stop();
+  assert.deepEqual([...configfs.made.keys()], ["iscsi"]);
+
+  // What the kernel keeps at the end of a lease is not there in the next one.
+  await disks.start();
+  configfs.failures.set(`remove ${group}`, "EBUSY");
+  await exporter.tree.release();
+  assert.ok(configfs.made.has(group));
+  await exporter.tree.reset();
   assert.deepEqual([...configfs.made.keys()], ["iscsi"]);
 });
 
