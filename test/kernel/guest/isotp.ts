@@ -10,8 +10,11 @@ import { LogBus } from "../../../agent/driver/log.ts";
 import type { CanFrame } from "../../../boards/can/bus.ts";
 import { openBus } from "../../../boards/can/open.ts";
 import { isoTp } from "../../../boards/isotp/interface.ts";
+import { uds } from "../../../boards/uds/interface.ts";
 import { startExporter } from "../../sim/exporter.ts";
 import { clientEnv, clientProgram, missingClient, run } from "../../sim/python-client.ts";
+import { ecuIds } from "../../sim/uds-on-can.ts";
+import { UdsServer } from "../../sim/uds-server.ts";
 import { exec, modprobe } from "./lib/system.ts";
 
 const interfaces = ["iso0", "iso1"];
@@ -271,4 +274,36 @@ test("the Python client drives the kernel's ISO-TP", { skip: missingClient(versi
     { env: clientEnv(socketPath) },
   );
   assert.equal(code, 0, `${stdout}\n${stderr}`);
+});
+
+test("UDS with an ECU behind the kernel's ISO-TP, in messages of one frame and of hundreds", limit, async (t) => {
+  const { socketPath } = await startExporter(t, {
+    uds: { type: "jumpstarter_driver_uds_can.driver.UdsCan", config: { channel: "iso0", ...ecuIds } },
+    ecu: {
+      type: "jumpstarter_driver_can.driver.IsoTpSocket",
+      config: { channel: "iso0", address: { txid: ecuIds.rxid, rxid: ecuIds.txid } },
+    },
+  });
+  const client = await connect({ host: socketPath });
+  t.after(() => client.close());
+  const [tester, kernel] = [client.find("uds")?.as(uds), client.find("ecu")?.as(isoTp)];
+  assert.ok(tester && kernel);
+  const ecu = new UdsServer();
+  await kernel.start();
+  let isOver = false;
+  const served = (async () => {
+    while (!isOver) {
+      const { data } = await kernel.recv(true, 0.1);
+      for (const { message } of data === null ? [] : ecu.respond(Buffer.from(data, "base64"))) {
+        await send(kernel, Buffer.from(message));
+      }
+    }
+  })();
+  await tester.tester_present();
+  assert.equal((await tester.change_session("extended")).data, "0303e801f4");
+  const value = randomBytes(4000).toString("hex");
+  assert.equal((await tester.write_data_by_identifier(0x0100, value)).success, true);
+  assert.deepEqual(await tester.read_data_by_identifier([0x0100]), [{ did: 0x0100, value }]);
+  isOver = true;
+  await served;
 });
