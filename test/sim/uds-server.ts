@@ -1,5 +1,5 @@
 /** What happens to the next request; asked in order. */
-type Trouble = "silence" | "pending" | "pending forever" | "wrong echo" | "garbage" | "busy";
+type Trouble = "silence" | "pending" | "pending forever" | "wrong echo" | "garbage" | "busy" | "afterthought";
 
 /** One message of an ECU, after a while. */
 export interface Saying {
@@ -54,6 +54,8 @@ export class UdsServer {
         return say(Uint8Array.of(sid + 0x40, 0xee, 0xee, 0xee));
       case "garbage":
         return say(hex("7f"), hex("00"), hex("ffffffffff"));
+      case "afterthought":
+        return say(this.#answer(request) ?? pending, hex("62f18cee"));
       case "busy":
         return say(hex(`7f ${sid.toString(16)} 21`));
       case undefined: {

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import type { TestContext } from "node:test";
 
-type Trouble = "silence" | "pending" | "late" | "short" | "daq noise" | "hang up";
+type Trouble = "silence" | "pending" | "long pending" | "late" | "short" | "daq noise" | "hang up";
 
 export interface SlaveOptions {
   readonly motorola?: boolean;
@@ -45,6 +45,8 @@ export class XcpSlave {
         return [];
       case "pending":
         return [...now(Buffer.from("fd05", "hex")), { afterMs: 100, packet: answer }];
+      case "long pending":
+        return [...now(Buffer.from("fd05", "hex")), { afterMs: 700, packet: answer }];
       case "late":
         return [{ afterMs: 100, packet: answer }];
       case "short":

@@ -244,6 +244,14 @@ for (const [transport, start] of [
       });
     });
 
+    test("what comes between two requests answers none of them", async (t) => {
+      const { ecu, calls } = await start(t, {});
+      ecu.troubles.push("afterthought");
+      await calls().tester_present();
+      await sleep(100);
+      assert.deepEqual(await calls().read_data_by_identifier([0xf18c]), [{ did: 0xf18c, value: "00ff80" }]);
+    });
+
     test("a call that was cancelled leaves the link usable; its late answer is nobody else's", async (t) => {
       const { ecu, calls } = await start(t, {});
       await calls().tester_present();

@@ -222,7 +222,11 @@ test("flash is programmed, and the slave starts anew", async (t) => {
   assert.equal(slave.memory.toString("latin1", 0x4000, 0x4000 + code.length), code);
   assert.equal(slave.packets.filter((packet) => packet.startsWith("d0")).length, 3);
   await assert.rejects(client.program("ab", 7), { code: "E_UNSUPPORTED" });
+  // Its answer is waited for no longer than 0.5 s, unless the slave asks for more time.
+  slave.troubles.push("long pending");
+  const began = performance.now();
   await client.program_reset();
+  assert.ok(performance.now() - began > 690);
   await assert.rejects(client.get_status(), { message: /call connect first/ });
 });
 
