@@ -9,6 +9,8 @@ import { massStorage } from "./mass-storage.ts";
 
 const sha256 = (content: Buffer) => createHash("sha256").update(content).digest("hex");
 const write10 = 0x2a;
+/** Sense key. */
+const mediumError = 3;
 const partitionOffset = 2048 * 512;
 
 /** An RP2040 in BOOTSEL mode: looks at every sector that is written, whatever file it belongs to, for a block of UF2. */
@@ -61,6 +63,8 @@ export function picoApplication(serial: string) {
     /** It would go to its boot loader now. */
     isTouched: false,
     baudRate: 0,
+    /** DTR and RTS after each change: `DTR`, `RTS`, both or neither. */
+    lines: [] as string[],
   };
   const port = cdcAcm({ receive: (data) => port.send(data) });
   const model: DeviceModel = {
@@ -76,6 +80,8 @@ export function picoApplication(serial: string) {
           const hadDtr = port.line.dtr;
           const reply = port.control?.(setup, data);
           state.baudRate = port.line.baudRate;
+          const lines = [port.line.dtr ? "DTR" : "", port.line.rts ? "RTS" : ""].join(" ").trim();
+          if (state.lines.at(-1) !== lines) state.lines.push(lines);
           if (hadDtr && !port.line.dtr && port.line.baudRate === 1200) state.isTouched = true;
           return reply;
         },
@@ -88,12 +94,22 @@ export function picoApplication(serial: string) {
 /** An ST-LINK on a Nucleo board. */
 export function nucleo(serial: string, label: string) {
   const details = "# a board\r\nVersion: 0221\r\nBuild: Jan  2\r\n";
-  const disk = massStorage({ vendor: "MBED", product: "microcontroller" });
+  const disk = massStorage({
+    vendor: "MBED",
+    product: "microcontroller",
+    command(cdb) {
+      if (cdb[0] !== write10 || !state.refuses) return undefined;
+      state.refused += 1;
+      return { sense: [mediumError, 0x0c, 0] };
+    },
+  });
   const files = () => [...fatFiles(disk.medium ?? Buffer.alloc(0))].filter(([name]) => /\.(BIN|HEX)$/.test(name));
   const fresh = (more: Readonly<Record<string, string>>) =>
     disk.insert(fatImage(label, { "DETAILS.TXT": details, "MBED.HTM": "<html>", ...more }));
-  fresh({});
   const state = {
+    /** It takes no sector more: as one that restarts in the middle of a copy. */
+    refuses: false,
+    refused: 0,
     /** What has been copied since it was plugged in. */
     get copied() {
       return files().map(([name, content]) => ({ name, bytes: content.length, sha256: sha256(content) }));
@@ -103,6 +119,7 @@ export function nucleo(serial: string, label: string) {
       fresh(text === "" ? {} : { "FAIL.TXT": text });
     },
   };
+  fresh({});
   const model: DeviceModel = {
     vendorId: 0x0483,
     productId: 0x374b,

@@ -163,6 +163,7 @@ describe("the real esptool and a chip that speaks its protocol", { skip: noPtys 
     const aborter = new AbortController();
     const flashing = calls(aborter.signal).flash(lend(randomBytes(5_000)));
     await eventually("it writes", () => chip.commands.includes("FLASH_DATA"));
+    assert.equal((await serial.status()).open, false, "esptool has it for itself");
     const attached = serial.connect();
     assert.equal(processesWith(cable.path).length, 1);
     aborter.abort();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
@@ -127,6 +127,9 @@ describe("the test harness", { skip: noPtys }, () => {
     await assert.rejects(calls().boot_to_fastboot(), { code: "E_TIMEOUT" });
     harness.answer = () => undefined;
     await assert.rejects(power.off(), { code: "E_TIMEOUT" });
+    // What it said to one command is no answer to the next.
+    harness.answer = (command) => (command === "devicePower 1" ? "ok\r\n" : undefined);
+    await assert.rejects(power.on(), { code: "E_TIMEOUT", message: /^no 'ok' after 'usbDevicePower 1'/ });
     harness.commands.splice(0);
     const heard = eventually("it was told", () => harness.commands.length > 0);
     await Promise.all([
@@ -271,6 +274,20 @@ describe("doubles of programs", () => {
       code: "E_FAILED",
       message: `FLS fastboot failed: fastboot ${url} --timeout 60 as u with ***`,
     });
+  });
+
+  test("a call that is given up has ended when its programs have", async (t) => {
+    const file = join(scratch(t), "pid");
+    programs(t, {
+      fls: `trap 'sleep 0.3; exit' TERM\necho $$ > ${file}.new; mv ${file}.new ${file}\nwhile :; do sleep 0.05; done`,
+    });
+    const { calls } = await setUp(t, undefined);
+    const aborter = new AbortController();
+    const flashing = calls(aborter.signal).flash_oci_image("oci://x/y");
+    await eventually("it runs", () => existsSync(file));
+    aborter.abort();
+    await assert.rejects(flashing);
+    assert.ok(!existsSync(`/proc/${readFileSync(file, "utf8").trim()}`));
   });
 
   test("programs that are not there", async (t) => {

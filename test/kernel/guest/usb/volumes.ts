@@ -6,6 +6,7 @@ import { Readable } from "node:stream";
 import { after, test, type TestContext } from "node:test";
 import type { Entry } from "../../../../agent/driver/entry.ts";
 import type { ResourceHandle } from "../../../../agent/driver/resource.ts";
+import { esp32 } from "../../../../boards/esp32/interface.ts";
 import { piPico } from "../../../../boards/pi-pico/interface.ts";
 import { serialConsole } from "../../../../boards/serial/interface.ts";
 import { stlinkMsd } from "../../../../boards/stlink-msd/interface.ts";
@@ -19,6 +20,8 @@ for (const name of ["usb_storage", "sd_mod", "vfat", "nls_cp437", "nls_ascii", "
   await modprobe(name);
 }
 
+/** An emulated machine beside other work takes its time, and its kernel gives up a slow device after seconds. */
+const patienceMs = 90_000;
 const sha256 = (content: Uint8Array) => createHash("sha256").update(content).digest("hex");
 const stlink = (config: Record<string, unknown> = {}): Entry => ({
   type: "jumpstarter_driver_stlink_msd.driver.StlinkMsdFlasher",
@@ -45,16 +48,17 @@ interface Copied {
 
 const isMounted = () => readFileSync("/proc/self/mounts", "utf8").includes("jmp-volume-");
 
-/**
- * What an ST-LINK does with a file: it is away for a moment, and comes back.
- * @param early before the host has said all that it has to say
- */
-async function program(device: string, bytes: number, failure: string, early = false): Promise<Copied["copied"]> {
-  const { copied } = await waitFor("the file is complete", async () => {
-    const state = await lab.state<Copied>(device);
-    return state.copied[0]?.bytes === bytes ? state : undefined;
-  });
-  if (!early) await waitFor("the host is done", () => !isMounted());
+/** What an ST-LINK does with a file: it is away for a moment, and comes back. */
+async function program(device: string, bytes: number, failure: string): Promise<Copied["copied"]> {
+  const { copied } = await waitFor(
+    "the file is complete",
+    async () => {
+      const state = await lab.state<Copied>(device);
+      return state.copied[0]?.bytes === bytes ? state : undefined;
+    },
+    patienceMs,
+  );
+  await waitFor("the host is done", () => !isMounted(), patienceMs);
   await lab.unplug(device);
   await lab.change(device, { failure });
   await lab.plug(device);
@@ -82,12 +86,17 @@ test("an ST-LINK that nobody has mounted", async (t) => {
   assert.deepEqual(copied, [{ name: "FIRMWARE.BIN", bytes: firmware.length, sha256: sha256(firmware) }]);
   nothingIsMounted();
 
-  // One that is in a hurry gets it twice: nobody knows whether it had all of it.
-  const twice = async () => {
-    await program("nucleo1", firmware.length, "", true);
+  // One that restarts in the middle of a copy gets it once more.
+  await lab.change("nucleo1", { refuses: true });
+  const restart = async () => {
+    await waitFor("it has refused", async () => (await lab.state<{ refused: number }>("nucleo1")).refused > 0);
+    await waitFor("the host has given up", () => !isMounted(), patienceMs);
+    await lab.unplug("nucleo1");
+    await lab.change("nucleo1", { refuses: false });
+    await lab.plug("nucleo1");
     await program("nucleo1", firmware.length, "");
   };
-  await Promise.all([flash(firmware), twice()]);
+  await Promise.all([flash(firmware), restart()]);
 
   const why = "The interface firmware FAILED to reset/halt the target MCU\r\n";
   await Promise.all([
@@ -116,13 +125,17 @@ test("a Pico: from its serial port to its boot loader, and back", async (t) => {
     type: "jumpstarter_driver_pyserial.driver.PySerial",
     config: { url: "usb://2e8a:000a?serial=PICO1" },
   };
-  const { node } = await exporter(t, { pico: pico({ bootloader_wait_seconds: 20 }, { serial }) });
+  const { node } = await exporter(t, { pico: pico({ bootloader_wait_seconds: 90 }, { serial }) });
   const calls = node("pico").as(piPico);
   const console = await waitFor("the port", () => node("pico.serial").as(serialConsole).connect());
   const ended = console.resume().toArray();
   const firmware = Buffer.alloc(40_960, "firmware ");
   const flashing = node("pico").lendSource(source(uf2(firmware)), (handle) => calls.flash(handle));
-  const touched = waitFor("the touch", async () => (await lab.state<{ isTouched: boolean }>("application")).isTouched);
+  const touched = waitFor(
+    "the touch",
+    async () => (await lab.state<{ isTouched: boolean }>("application")).isTouched,
+    patienceMs,
+  );
   await Promise.race([flashing, touched]);
   await ended.catch(() => {});
   await lab.unplug("application");
@@ -131,10 +144,9 @@ test("a Pico: from its serial port to its boot loader, and back", async (t) => {
     readonly isComplete: boolean;
     readonly sha256: string;
   }
-  const rom = await waitFor("all blocks", async () => {
-    const state = await lab.state<Rom>("bootrom");
-    return state.isComplete ? state : undefined;
-  });
+  const isComplete = waitFor("all blocks", async () => (await lab.state<Rom>("bootrom")).isComplete, patienceMs);
+  await Promise.race([flashing, isComplete]);
+  const rom = await lab.state<Rom>("bootrom");
   await lab.unplug("bootrom");
   await lab.plug("application");
   await flashing;
@@ -145,6 +157,33 @@ test("a Pico: from its serial port to its boot loader, and back", async (t) => {
   again.write("hello");
   const [first] = (await again.take(1).toArray()) as Buffer[];
   assert.equal(String(first), "hello");
+  await lab.unplug("application");
+});
+
+test("the lines of an ESP32 are set one after the other, through one opening of its port", async (t) => {
+  await lab.plug("application");
+  const { node } = await exporter(t, {
+    esp32: {
+      type: "jumpstarter_driver_esp32.driver.Esp32Flasher",
+      children: {
+        serial: {
+          type: "jumpstarter_driver_pyserial.driver.PySerial",
+          config: { url: "usb://2e8a:000a?serial=PICO1" },
+        },
+      },
+    },
+  });
+  const calls = node("esp32").as(esp32);
+  await waitFor("the port", () => node("esp32.serial").as(serialConsole).connect());
+  const told = async () => (await lab.state<{ lines: string[] }>("application")).lines;
+  const after = async (work: () => Promise<unknown>) => {
+    const before = (await told()).length;
+    await work();
+    return (await told()).slice(before);
+  };
+  // The console has both; in reset and in the boot loader's way there is one of them.
+  assert.deepEqual(await after(() => calls.hard_reset()), ["RTS", ""]);
+  assert.deepEqual(await after(() => calls.enter_bootloader()), ["RTS", "DTR RTS", "DTR", ""]);
   await lab.unplug("application");
 });
 
