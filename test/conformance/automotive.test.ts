@@ -102,14 +102,17 @@ async function byPython(t: TestContext): Promise<{ lab: Lab; results: Results }>
   );
   const port = await freePort();
   const words = ["run", "--exporter-config", config, "--tls-grpc-listener", `127.0.0.1:${port}`, "--tls-grpc-insecure"];
-  const exporter = spawn(clientProgram(version, "jmp"), words, { stdio: ["ignore", "pipe", "pipe"], detached: true });
+  const exporter = spawn(clientProgram(version, "jmp"), words, { stdio: ["ignore", "pipe", "pipe"] });
   let printed = "";
   exporter.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
   exporter.stderr.on("data", (chunk: Buffer) => (printed += chunk.toString()));
   const exited = once(exporter, "exit");
   t.after(async () => {
-    if (exporter.exitCode === null && exporter.pid !== undefined) process.kill(-exporter.pid, "SIGKILL");
+    if (exporter.exitCode === null) exporter.kill("SIGTERM");
     await exited;
+    // Its worker has the pipes, too.
+    exporter.stdout.destroy();
+    exporter.stderr.destroy();
   });
   const host = `127.0.0.1:${port}`;
   let client: Client | undefined;
