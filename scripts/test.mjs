@@ -26,8 +26,8 @@ const withoutKernel = kernelDirectory() === undefined && !process.env.CI;
 const results = [];
 let machine;
 for (const name of wanted.length > 0 ? wanted : suites) {
-  // The virtual machine has one core; from here on come the suites that need the clock least.
-  if (name === "fuzz" && wanted.length === 0 && !withoutKernel) machine = runSuite("kernel", { beside: true });
+  // The virtual machine has one core; from here on come the suites that wait more than they work.
+  if (name === "faults" && wanted.length === 0 && !withoutKernel) machine = runSuite("kernel", { beside: true });
   results.push(await runSuite(name));
 }
 if (machine !== undefined) results.push(await machine);

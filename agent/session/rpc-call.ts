@@ -140,12 +140,19 @@ function statusOf(thrown: unknown): OutgoingHttpHeaders {
   return { "grpc-status": status, "grpc-message": percentEncoded(details) };
 }
 
-/** The gRPC form of a status text: printable ASCII but `%`, everything else as %XX of its UTF-8 bytes. */
+/**
+ * The gRPC form of a status text: printable ASCII but `%`, everything else as %XX of its UTF-8 bytes. A space at an end
+ * goes so as well: HTTP/2 has no header values with one (RFC 9113 §8.2.1).
+ */
 function percentEncoded(text: string): string {
   let encoded = "";
+  const { length } = text;
+  let at = 0;
   for (const character of text) {
     if (encoded.length >= longestStatusText) break;
-    if (character >= " " && character <= "~" && character !== "%") encoded += character;
+    const isEdge = character === " " && (at === 0 || at === length - 1);
+    at += character.length;
+    if (character >= " " && character <= "~" && character !== "%" && !isEdge) encoded += character;
     else encoded += Array.from(Buffer.from(character), (byte) => `%${hex(byte)}`).join("");
   }
   return encoded;

@@ -89,6 +89,14 @@ export const qemuConfig = z
       )
       .default(null),
     // Ours alone.
+    oci_registry: z
+      .string()
+      .min(1)
+      .nullable()
+      .default(null)
+      .describe(
+        "HOST or HOST:PORT of the registry that OCI_USERNAME and OCI_PASSWORD of the exporter are for; no other gets them",
+      ),
     accel: z
       .enum(["auto", "kvm", "tcg"])
       .default("auto")

@@ -6,6 +6,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { streamIntoFile } from "../../agent/stream/files.ts";
 import { findCredential } from "../../agent/stream/registry-credentials.ts";
+import { withoutSecrets } from "../../agent/sys/program.ts";
 import { run, TimeoutExpired, type Output } from "../shell/process.ts";
 import type { QemuConfig } from "./config.ts";
 import { isAccessible, isOnPath } from "./process.ts";
@@ -50,7 +51,7 @@ export class Fls {
       const running = run({
         argv: [program, "from-url", url, path],
         cwd: undefined,
-        env: { ...process.env, ...(await loginVariables(url, login)) },
+        env: { ...withoutSecrets(process.env), ...(await this.#loginVariables(url, login)) },
         timeoutMs: timeoutS * 1_000,
         signal,
         onEnding: (ended) => {
@@ -72,6 +73,19 @@ export class Fls {
   /** None of them is left behind. */
   async close(): Promise<void> {
     await Promise.all(this.#ending);
+  }
+
+  /** The login for the registry of a reference: what the client gives, or else what this host knows. */
+  async #loginVariables(url: string, { username, password }: Login): Promise<Record<string, string>> {
+    if (username && password) return variables(username, password);
+    const [host = "", ...names] = url
+      .slice(scheme.length)
+      .replace(/@[^@]*$/, "")
+      .split("/");
+    const repository = names.join("/").replace(/:[^:/]*$/, "");
+    const found = await findCredential(host, repository, { useEnvironment: host === this.#config.oci_registry });
+    // fls takes no tokens.
+    return found !== undefined && "username" in found ? variables(found.username, found.password) : {};
   }
 
   async #program(folder: string, signal: AbortSignal): Promise<string> {
@@ -116,19 +130,6 @@ async function download(url: string, path: string, signal: AbortSignal): Promise
   } finally {
     await rm(beside, { force: true });
   }
-}
-
-/** The login for the registry of a reference: what the client gives, or else what this host knows. */
-async function loginVariables(url: string, { username, password }: Login): Promise<Record<string, string>> {
-  if (username && password) return variables(username, password);
-  const [host = "", ...names] = url
-    .slice(scheme.length)
-    .replace(/@[^@]*$/, "")
-    .split("/");
-  const repository = names.join("/").replace(/:[^:/]*$/, "");
-  const found = await findCredential(host, repository, { useEnvironment: true });
-  // fls takes no tokens.
-  return found !== undefined && "username" in found ? variables(found.username, found.password) : {};
 }
 
 function variables(username: string, password: string): Record<string, string> {

@@ -151,9 +151,11 @@ def oci(client, log):
     assert items[-1] == ["", "", 0], items
     assert "".join(item[0] for item in items) == "fetching\n", items
     assert "".join(item[1] for item in items) == "half way\n", items
-    notes = Path(log).read_text().splitlines()
-    assert [note.split("|")[0] for note in notes] == ["from-url oci://registry.test/image:1"] * 2, notes
-    assert [note.split("|")[2] for note in notes] == ["envuser:envpass", "ann:s3cret"], notes
+    # A login of the exporter's environment goes to its own registry alone.
+    assert qemu.flash_oci("oci://elsewhere.test/image:1", partition="bios") == 0
+    notes = [line.split("|") for line in Path(log).read_text().splitlines()]
+    assert [note[0].split("/")[2] for note in notes] == ["registry.test", "registry.test", "elsewhere.test"], notes
+    assert [note[2] for note in notes] == ["envuser:envpass", "ann:s3cret", ":"], notes
 
     def flash(*arguments):
         return list(qemu.flasher.streamingcall("flash_oci", *arguments))

@@ -81,6 +81,7 @@ const failures: Record<string, () => Error> = {
   refused: () => Object.assign(new Error("x"), { errno: -111, code: "ECONNREFUSED" }),
   missing: () => Object.assign(new Error("x"), { errno: -2, code: "ENOENT", path: "/x" }),
   plain: () => new Error("100 % kaputt: ✗\nsecond line"),
+  blank: () => new AgentError("E_INVALID", "a name is missing: "),
   long: () => new Error("x".repeat(100_000)),
 };
 

@@ -108,6 +108,8 @@ test("a transfer shows its part, its speed and what is left", () => {
 
 test("j knows every kind of driver that ships", async () => {
   for (const type of shippedDrivers.types()) {
+    // It stands for drivers whose kinds are known when they run.
+    if (type === "jumpstarter_agent.SideCar") continue;
     const driver = await shippedDrivers.load(type);
     assert.ok(kinds.has(driver?.implements.client ?? ""), `${type}: ${driver?.implements.client ?? ""}`);
   }
