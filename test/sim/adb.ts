@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after } from "node:test";
 import { missingPrograms } from "../../scripts/programs.mjs";
@@ -13,6 +13,8 @@ export function missingAdb(): string | false {
 
 /** A home for the keys that ADB servers make, instead of the user's own. For this process and what it starts. */
 export function adbHome(): void {
+  // What is kept below the user's own stays where it is.
+  process.env["XDG_CACHE_HOME"] ||= join(homedir(), ".cache");
   const home = mkdtempSync(join(tmpdir(), "jmp-agent-adb-"));
   process.env["HOME"] = home;
   after(() => rmSync(home, { recursive: true, force: true }));
