@@ -4,19 +4,21 @@ import { accessSync, constants, statSync } from "node:fs";
 import { basename, delimiter, join } from "node:path";
 import type { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { AgentError } from "../driver/errors.ts";
-
-/** util-linux; ends a program with us even if we are killed. */
-const setpriv = "/usr/bin/setpriv";
+import type { Cancellable } from "../driver/driver.ts";
+import { AgentError, DeviceOffline, isSystemError } from "../driver/errors.ts";
 
 /** Between SIGTERM and SIGKILL. */
 const usualGraceMs = 5_000;
-const pollMs = 20;
 
-/** A finished program's pipes may be held open by what it left behind. */
+/** A finished program's pipes may be held open by what has left its group. */
 const drainMs = 500;
 
-const lastWordsChars = 4_096;
+/** What is kept of what a running program prints, to say why it ended. */
+const lastWordsCharacters = 8_192;
+/** No line that anybody reads is longer; the rest of one whose end does not come is thrown away. */
+const longestLine = 4_096;
+/** What is kept of each pipe of a program that is run to its end: enough for any listing that is parsed. */
+const keptCharacters = 64 * 1024;
 
 /** Names in the agent's own environment whose values are nobody's business but its own. */
 const secret = /TOKEN|PASSPHRASE|PASSWORD|SECRET|CREDENTIAL|^NOTIFY_SOCKET$/i;
@@ -24,6 +26,11 @@ const secret = /TOKEN|PASSPHRASE|PASSWORD|SECRET|CREDENTIAL|^NOTIFY_SOCKET$/i;
 /** An environment that a program may have. */
 export function withoutSecrets(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !secret.test(name)));
+}
+
+/** For a program whose output is parsed: the agent's own environment without its secrets, in plain English, and more. */
+export function englishEnvironment(more: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
+  return { ...withoutSecrets(process.env), LC_ALL: "C.UTF-8", ...more };
 }
 
 /** Where a program lies: a path as it is given, a name as PATH has it. Undefined if nothing there can be executed. */
@@ -54,55 +61,119 @@ export interface Exit {
 }
 
 export function describeExit({ code, signal }: Exit): string {
-  return signal === null ? `exit ${code}` : signal;
+  return signal ?? `exit status ${code}`;
 }
 
-/** A running program in a process group of its own. */
+/** The last lines that say something, in one line, with `before` in front of it; empty if there are none. */
+export function lastWords(text: string, before = ""): string {
+  const lines = text.split(/[\r\n]+/).flatMap((line) => (/[\p{L}\p{N}]/u.test(line) ? [line.trim()] : []));
+  return lines.length === 0 ? "" : before + lines.slice(-3).join(" / ");
+}
+
+type Pipe = "stdout" | "stderr";
+
+export interface ProgramOptions {
+  /** All of it; the agent's own without its secrets by default. */
+  readonly env?: NodeJS.ProcessEnv;
+  readonly cwd?: string;
+  /** Told of each line that is not empty, without its end; also of those that a carriage return will overwrite. */
+  readonly onLine?: ((line: string, from: Pipe) => void) | undefined;
+  /** Between SIGTERM and SIGKILL; 5 s by default. */
+  readonly graceMs?: number;
+}
+
+/** A program that runs beside the agent, in a process group of its own, which ends with it. */
 export interface Program {
   readonly pid: number;
-  readonly stdout: Readable;
-  /** What it printed last on stderr, up to 4096 characters. */
-  lastWords(): string;
-  /** Resolves when it has ended and its pipes are read. Never rejects. */
+  /** Resolves when it has ended, its group too, and all that it printed is read. Never rejects. */
   readonly ended: Promise<Exit>;
-  /** SIGTERM to the group; SIGKILL for those who do not listen. Resolves when the group has gone. */
-  end(): Promise<void>;
+  readonly hasEnded: boolean;
+  /** The end of what it printed, in one line. */
+  readonly lastWords: string;
+  /** SIGTERM to the group; SIGKILL for those who do not listen. Resolves as `ended` does. */
+  stop(): Promise<void>;
 }
 
 /**
- * Starts a program without stdin that does not outlive us, however we end. Read or resume its stdout.
+ * Starts a program without stdin that does not outlive us, however we end.
  * @throws the system's error (ENOENT, EACCES) if it cannot be started
  */
-export async function startProgram(
+export function startProgram(argv: readonly [string, ...string[]], options: ProgramOptions = {}): Promise<Program> {
+  return start(argv, options, () => {});
+}
+
+/** @param onText told of what is printed as it comes, in whole characters */
+async function start(
   [file, ...args]: readonly [string, ...string[]],
-  env: NodeJS.ProcessEnv,
-  graceMs = usualGraceMs,
+  { env = withoutSecrets(process.env), cwd, onLine, graceMs = usualGraceMs }: ProgramOptions,
+  onText: (text: string, from: Pipe) => void,
 ): Promise<Program> {
-  const found = findProgram(file, env["PATH"]);
-  // Of a program that is not there, setpriv would speak in its own words.
+  // The kernel ends it with us, even if we are killed. Of a program that is not there, setpriv would speak in its own words.
+  const [setpriv, found] = [findProgram("setpriv"), findProgram(file, env["PATH"])];
   const [program, words] =
-    found !== undefined && isExecutable(setpriv)
+    setpriv !== undefined && found !== undefined
       ? [setpriv, ["--pdeathsig", "KILL", "--", found, ...args]]
       : [file, args];
-  const child = spawn(program, words, { env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, words, { env, cwd, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   await once(child, "spawn");
+
   let said = "";
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (said = (said + text).slice(-lastWordsChars)));
-  for (const pipe of [child.stdout, child.stderr]) pipe.on("error", () => {});
-  const ended = endOf(child);
-  let ending: Promise<void> | undefined;
+  const readers = (["stdout", "stderr"] as const).map((from) => {
+    const lines = new Lines((line) => {
+      said = `${said}\n${line}`.slice(-lastWordsCharacters);
+      onLine?.(line, from);
+    });
+    child[from].on("error", () => {});
+    child[from].setEncoding("utf8").on("data", (text: string) => {
+      onText(text, from);
+      lines.add(text);
+    });
+    return lines;
+  });
+  const ended = endOf(child).finally(() => readers.forEach((lines) => lines.end()));
+  let stopping: Promise<void> | undefined;
   return {
     pid: child.pid as number,
-    stdout: child.stdout,
-    lastWords: () => said.trim(),
     ended,
-    end: () => (ending ??= endGroup(child.pid as number, ended, graceMs)),
+    get hasEnded() {
+      return hasEnded(child);
+    },
+    get lastWords() {
+      return lastWords(said) || "it printed nothing";
+    },
+    stop: () => (stopping ??= stop(child, ended, graceMs)),
   };
 }
 
-async function endOf(child: ChildProcessByStdio<null, Readable, Readable>): Promise<Exit> {
+/** Cuts a text that comes in pieces into lines. */
+class Lines {
+  readonly #take: (line: string) => void;
+  #rest = "";
+
+  constructor(take: (line: string) => void) {
+    this.#take = take;
+  }
+
+  add(text: string): void {
+    const parts = (this.#rest + text).split(/[\r\n]/);
+    this.#rest = (parts.pop() ?? "").slice(0, longestLine);
+    for (const part of parts) if (part.trim() !== "") this.#take(part.trimEnd());
+  }
+
+  end(): void {
+    this.add("\n");
+  }
+}
+
+type Child = ChildProcessByStdio<null, Readable, Readable>;
+
+const hasEnded = ({ exitCode, signalCode }: Child) => exitCode !== null || signalCode !== null;
+
+async function endOf(child: Child): Promise<Exit> {
   const closed = once(child, "close");
   await once(child, "exit");
+  // What it started must not go on, either.
+  killGroup(child, "SIGKILL");
   const drained = new AbortController();
   await Promise.race([closed, sleep(drainMs, undefined, { signal: drained.signal }).catch(() => {})]);
   drained.abort();
@@ -111,68 +182,82 @@ async function endOf(child: ChildProcessByStdio<null, Readable, Readable>): Prom
   return { code: child.exitCode, signal: child.signalCode };
 }
 
-async function endGroup(group: number, ended: Promise<Exit>, graceMs: number): Promise<void> {
-  const kill = (name: NodeJS.Signals | 0) => {
-    try {
-      return process.kill(-group, name);
-    } catch {
-      return false; // all of them have gone
-    }
-  };
-  kill("SIGTERM");
-  for (const began = performance.now(); kill(0) && performance.now() - began < graceMs;) await sleep(pollMs);
-  kill("SIGKILL");
+async function stop(child: Child, ended: Promise<Exit>, graceMs: number): Promise<void> {
+  if (!hasEnded(child)) killGroup(child, "SIGTERM");
+  const timer = setTimeout(() => killGroup(child, "SIGKILL"), graceMs);
   await ended;
+  clearTimeout(timer);
 }
 
-export interface RunOptions {
-  readonly env: NodeJS.ProcessEnv;
-  readonly signal: AbortSignal;
+function killGroup(child: Child, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-(child.pid as number), signal);
+  } catch {
+    // all of them have gone
+  }
+}
+
+export interface RunOptions extends ProgramOptions, Cancellable {
   readonly timeoutMs: number;
-  /** A program that prints more on stdout is ended. */
-  readonly mostOutputBytes: number;
-  /** Between SIGTERM and SIGKILL; 5 s by default. */
-  readonly graceMs?: number;
+  /** How a timeout is told; `NAME has not ended within N s` by default. */
+  readonly late?: string;
+  /** A program that prints more on stdout is ended; if that is not given, the newest 64 Ki characters are kept. */
+  readonly mostOutputBytes?: number;
+  /** How to get a program that is not there: `apt install fastboot`. */
+  readonly install?: string;
 }
 
 export interface Finished extends Exit {
   readonly stdout: string;
-  readonly lastWords: string;
+  /** The newest 64 Ki characters. */
+  readonly stderr: string;
 }
 
 /**
- * Runs a program to its end, without stdin. When it is given up, its whole group has gone before this rejects.
- * @throws AgentError E_TIMEOUT, E_LIMIT; the signal's reason; the system's error if it cannot be started
+ * Runs a program to its end, without stdin. When this has returned or thrown, its whole group has gone.
+ * @throws DeviceOffline if it is not installed; AgentError E_TIMEOUT, E_LIMIT; the signal's reason
  */
 export async function runProgram(argv: readonly [string, ...string[]], options: RunOptions): Promise<Finished> {
-  const { env, signal, timeoutMs, mostOutputBytes, graceMs } = options;
+  const { signal, timeoutMs, mostOutputBytes = Infinity, install } = options;
   const name = basename(argv[0]);
+  const { late = `${name} has not ended within ${timeoutMs / 1000} s` } = options;
   signal.throwIfAborted();
-  const program = await startProgram(argv, env, graceMs);
-  let problem: Error | undefined;
-  const stop = (why: Error) => {
+
+  const said = { stdout: "", stderr: "" };
+  const kept = { stdout: options.mostOutputBytes ?? keptCharacters, stderr: keptCharacters };
+  let bytes = 0;
+  const program = await start(argv, options, (text, from) => {
+    said[from] = (said[from] + text).slice(-kept[from]);
+    if (from === "stdout") bytes += Buffer.byteLength(text);
+    if (bytes > mostOutputBytes) {
+      giveUp(() => new AgentError("E_LIMIT", `${name} prints more than ${mostOutputBytes} bytes`));
+    }
+  }).catch((error: unknown) => {
+    throw isSystemError(error) ? notInstalled(argv[0], install, error) : error;
+  });
+
+  let problem: (() => unknown) | undefined;
+  const giveUp = (why: () => unknown) => {
     problem ??= why;
-    void program.end();
+    void program.stop();
   };
-  const cancel = () => stop(signal.reason as Error);
+  const cancel = () => giveUp(() => signal.reason);
   signal.addEventListener("abort", cancel, { once: true });
   if (signal.aborted) cancel();
   const timer = setTimeout(
-    () => stop(new AgentError("E_TIMEOUT", `${name} has not ended within ${timeoutMs / 1000} s`)),
+    () => giveUp(() => new AgentError("E_TIMEOUT", late + lastWords(said.stderr || said.stdout, ": "))),
     timeoutMs,
   );
-  const chunks: Buffer[] = [];
-  let size = 0;
-  program.stdout.on("data", (chunk: Buffer) => {
-    size += chunk.length;
-    if (size <= mostOutputBytes) chunks.push(chunk);
-    else stop(new AgentError("E_LIMIT", `${name} prints more than ${mostOutputBytes} bytes`));
-  });
   const exit = await program.ended;
   clearTimeout(timer);
   signal.removeEventListener("abort", cancel);
-  // What it started must not go on, either.
-  await program.end();
-  if (problem !== undefined) throw problem;
-  return { ...exit, stdout: Buffer.concat(chunks).toString("utf8"), lastWords: program.lastWords() };
+  if (problem !== undefined) throw problem();
+  return { ...exit, ...said };
+}
+
+/** Of the system's errors at a start, those that mean that nothing can be executed there. */
+function notInstalled(program: string, install: string | undefined, error: NodeJS.ErrnoException): Error {
+  if (error.code !== "ENOENT" && error.code !== "EACCES") return error;
+  const [how, hint] = install === undefined ? ["", {}] : [` (${install})`, { hint: install }];
+  return new DeviceOffline(`${program} is not installed on the exporter's host${how}`, { ...hint, cause: error });
 }

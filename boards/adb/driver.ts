@@ -4,7 +4,7 @@ import { defineDriver, type Call } from "../../agent/driver/driver.ts";
 import { AgentError, DeviceOffline } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { dial } from "../../agent/stream/dial.ts";
-import { findProgram } from "../../agent/sys/companion.ts";
+import { findProgram } from "../../agent/sys/program.ts";
 import { adb } from "./interface.ts";
 import { isConnected } from "./protocol.ts";
 import { AdbServer } from "./server.ts";

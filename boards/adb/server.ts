@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
-import { startCompanion, type Companion } from "../../agent/sys/companion.ts";
+import { describeExit, startProgram, type Program } from "../../agent/sys/program.ts";
 import { ask, type AskOptions, type Where } from "./transport.ts";
 
 /** It takes 50 ms, and seconds when it makes its key on a slow host. */
@@ -19,7 +19,7 @@ export class AdbServer {
   readonly #where: Where;
   readonly #program: string;
   readonly #users = new Set<object>();
-  #child: Companion | undefined;
+  #child: Program | undefined;
   #isForeign = false;
   /** Starting and ending are done one at a time. */
   #last: Promise<unknown> = Promise.resolve();
@@ -57,7 +57,7 @@ export class AdbServer {
   /** Its drivers have left, or will never. */
   async close(): Promise<void> {
     this.#users.clear();
-    await this.#inTurn(async () => this.#child?.stop(graceMs));
+    await this.#inTurn(async () => this.#child?.stop());
   }
 
   #inTurn<T>(step: () => Promise<T>): Promise<T> {
@@ -75,9 +75,10 @@ export class AdbServer {
       return;
     }
     // Its own words are of use when it fails, and long.
-    const child = await startCompanion(this.#program, ["nodaemon", "server"], {
+    const child = await startProgram([this.#program, "nodaemon", "server"], {
       env: adbEnvironment(port),
       onLine: (line) => log.debug(`adb: ${line}`),
+      graceMs,
     });
     this.#child = child;
     const giveUpAt = performance.now() + startTimeoutMs;
@@ -93,11 +94,11 @@ export class AdbServer {
         await sleep(pollMs);
       }
     } catch (error) {
-      await child.stop(graceMs);
+      await child.stop();
       throw error;
     }
     log.info(`ADB server running on port ${port}`);
-    void child.ended.then((how) => log.debug(`the ADB server on port ${port} has ended: ${how}`));
+    void child.ended.then((exit) => log.debug(`the ADB server on port ${port} has ended: ${describeExit(exit)}`));
   }
 
   async #kill(): Promise<void> {
@@ -107,7 +108,7 @@ export class AdbServer {
       // It hangs up without an answer when it is quick.
       await this.#askAboutItself("host:kill", false).catch(() => {});
     }
-    await child?.stop(graceMs);
+    await child?.stop();
     for (const began = performance.now(); await this.#answers(); await sleep(pollMs)) {
       if (performance.now() - began < graceMs) continue;
       throw new AgentError("E_FAILED", `the ADB server on port ${this.#where.port} goes on answering`);

@@ -4,7 +4,7 @@ import { promisify } from "node:util";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
-import { startCompanion, type Companion } from "../../agent/sys/companion.ts";
+import { describeExit, startProgram, type Program } from "../../agent/sys/program.ts";
 import { emulatorArguments, readLogLine, serialOf } from "./protocol.ts";
 
 const execute = promisify(execFile);
@@ -33,7 +33,7 @@ export class Emulator {
   /** Makes the ADB server run; the emulator would start one that outlives us. */
   startAdb: () => Promise<unknown> = () => Promise.resolve();
   readonly #options: EmulatorOptions;
-  #running: Companion | undefined;
+  #running: Program | undefined;
   /** Switching is done one at a time. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -78,33 +78,34 @@ export class Emulator {
     await this.startAdb();
     const args = emulatorArguments({ avd, consolePort, headless: this.headless });
     log.info(`Starting emulator: ${[program, ...args].join(" ")}`);
-    const companion = await startCompanion(program, args, {
+    const running = await startProgram([program, ...args], {
       env: { ...process.env, ANDROID_ADB_SERVER_PORT: `${adbPort}` },
       onLine: (line, from) => {
         const { level, text } = readLogLine(line, from);
         log[level](text);
       },
+      graceMs,
     });
-    this.#running = companion;
-    void companion.ended.then((how) => {
-      if (this.#running !== companion) return;
+    this.#running = running;
+    void running.ended.then((exit) => {
+      if (this.#running !== running) return;
       this.#running = undefined;
-      log.error(`the emulator has ended by itself (${how}): ${companion.lastWords}`);
+      log.error(`the emulator has ended by itself (${describeExit(exit)}): ${running.lastWords}`);
     });
     try {
-      await this.#untilUp(companion, signal);
+      await this.#untilUp(running, signal);
     } catch (error) {
-      await this.#end(companion);
+      await this.#end(running);
       throw error;
     }
   }
 
-  async #untilUp(companion: Companion, signal: AbortSignal): Promise<void> {
+  async #untilUp(running: Program, signal: AbortSignal): Promise<void> {
     const giveUpAt = performance.now() + startTimeoutMs;
     while (!(await this.#consoleAnswers())) {
-      if (companion.hasEnded) {
-        const how = await companion.ended;
-        throw new AgentError("E_FAILED", `the emulator did not start (${how}): ${companion.lastWords}`);
+      if (running.hasEnded) {
+        const how = describeExit(await running.ended);
+        throw new AgentError("E_FAILED", `the emulator did not start (${how}): ${running.lastWords}`);
       }
       signal.throwIfAborted();
       if (performance.now() > giveUpAt) {
@@ -137,9 +138,9 @@ export class Emulator {
     }
   }
 
-  async #end(running: Companion): Promise<void> {
+  async #end(running: Program): Promise<void> {
     if (this.#running === running) this.#running = undefined;
-    await running.stop(graceMs);
+    await running.stop();
   }
 
   async #consoleAnswers(): Promise<boolean> {

@@ -2,7 +2,7 @@ import * as z from "zod";
 import type { OpenContext } from "../../agent/driver/driver.ts";
 import { DeviceOffline } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
-import { findProgram } from "../../agent/sys/companion.ts";
+import { findProgram } from "../../agent/sys/program.ts";
 import { Emulator } from "./emulator.ts";
 
 const port = (name: string, usual: number) =>

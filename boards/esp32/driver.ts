@@ -5,9 +5,9 @@ import { defineDriver, type Call, type Cancellable } from "../../agent/driver/dr
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { fileIntoStream, openNamelessFile } from "../../agent/stream/files.ts";
+import { englishEnvironment, lastWords, runProgram } from "../../agent/sys/program.ts";
 import { Turns } from "../power/turns.ts";
 import { checkPresent, devicePath, isLocal, sharedPort } from "../serial/open.ts";
-import { lastWords, runProgram } from "../shell/program.ts";
 import { staged } from "../volume/copy.ts";
 import { esp32, port } from "./interface.ts";
 import {
@@ -63,14 +63,13 @@ export default defineDriver({
       timeoutS: number,
       onLine?: (line: string) => void,
     ) =>
-      runProgram({
-        program: esptool,
-        args,
-        timeoutS,
+      runProgram([esptool, ...args], {
+        env: englishEnvironment({ PYTHONUNBUFFERED: "1", COLUMNS: "120" }),
+        timeoutMs: timeoutS * 1000,
+        late: `${esptool} was not done in ${timeoutS} s`,
         signal,
         install,
-        env: { PYTHONUNBUFFERED: "1", COLUMNS: "120" },
-        ...(onLine === undefined ? {} : { onLine }),
+        onLine,
       });
 
     /** One run of esptool, which has the port for itself meanwhile. @returns what it printed */
@@ -95,7 +94,7 @@ export default defineDriver({
           );
           if (code === 0) return stdout;
           const reason = failureOf(stdout) ?? failureOf(stderr);
-          throw new AgentError("E_FAILED", `esptool failed: ${reason ?? lastWords(stderr || stdout).slice(2)}`);
+          throw new AgentError("E_FAILED", `esptool failed: ${reason ?? lastWords(stderr || stdout)}`);
         });
       });
 

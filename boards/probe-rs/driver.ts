@@ -16,6 +16,8 @@ import { environment, hexWords, problemOf } from "./protocol.ts";
 
 /** What a client takes in one answer is 4 MiB, with something around each word. */
 const mostOutputBytes = 1024 * 1024;
+/** Of what a command that failed has to say. */
+const loggedCharacters = 4_096;
 /** No microcontroller has that much flash; debug information is what makes files large. */
 const mostFileBytes = 1024 * 1024 * 1024;
 
@@ -61,10 +63,11 @@ export default defineDriver({
     const run = ({ signal }: Call, ...words: string[]): Promise<string> =>
       turns.take(signal, async () => {
         const options = { env, signal, timeoutMs: timeout * 1_000, mostOutputBytes };
-        const { code, signal: killer, stdout, lastWords } = await runProgram([program, ...words], options);
+        const { code, signal: killer, stdout, stderr } = await runProgram([program, ...words], options);
         if (code === 0) return stdout;
-        log.error(`probe-rs ${words[0]} failed (${killer ?? `exit ${code}`}): ${lastWords}`);
-        throw new CommandFailed(`probe-rs ${words[0]}: ${problemOf(lastWords)}`);
+        const said = stderr.trim().slice(-loggedCharacters);
+        log.error(`probe-rs ${words[0]} failed (${killer ?? `exit ${code}`}): ${said}`);
+        throw new CommandFailed(`probe-rs ${words[0]}: ${problemOf(said)}`);
       });
 
     /** The client knows a failure by an empty answer. */

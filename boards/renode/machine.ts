@@ -1,32 +1,28 @@
-import { spawn, type ChildProcessByStdio } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants, mkdtempSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
-import type { Readable } from "node:stream";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
+import { describeExit, findProgram, startProgram, type Exit, type Program } from "../../agent/sys/program.ts";
 import { Turns } from "../power/turns.ts";
-import { lastWords } from "../shell/program.ts";
 import type { RenodeConfig } from "./config.ts";
 import { Monitor } from "./monitor.ts";
 import { machineCommands, type LoadCommand } from "./protocol.ts";
 
-const stopTimeoutMs = 5_000;
 /** `quit` is asked for nicely, and nobody waits long for it. */
 const quitMs = 500;
-const keptCharacters = 8_192;
 
 interface Running {
-  readonly child: ChildProcessByStdio<null, Readable, Readable>;
-  readonly exited: Promise<void>;
+  readonly program: Program;
+  /** Of its monitor. */
+  readonly port: number;
   /** Aborted when the process ends. */
   readonly over: AbortController;
   monitor: Monitor | undefined;
-  output: string;
 }
 
 /** A machine in Renode: its process, its monitor, and the firmware that it starts with. */
@@ -52,8 +48,7 @@ export class RenodeMachine {
       const either = AbortSignal.any([signal, running.over.signal]);
       try {
         const { machine_name: name, start_timeout_seconds: seconds, ...config } = this.#config;
-        const port = running.child.spawnargs.at(-1);
-        const monitor = await Monitor.connect(Number(port), name, seconds * 1000, either);
+        const monitor = await Monitor.connect(running.port, name, seconds * 1000, either);
         running.monitor = monitor;
         const { platform, uart, extra_commands: extra } = config;
         for (const command of machineCommands({ name, platform, uart, extra, pty: this.pty })) {
@@ -119,81 +114,42 @@ export class RenodeMachine {
   }
 
   async #spawn(): Promise<Running> {
-    if (!isInstalled("renode")) {
+    if (findProgram("renode") === undefined) {
       throw new AgentError("E_IO", "renode executable not found in PATH. Install Renode from https://renode.io/");
     }
     const port = this.#config.monitor_port === 0 ? await freePort() : this.#config.monitor_port;
     const args = ["--disable-xwt", "--plain", "--port", `${port}`];
     this.#log.info(`starting Renode: renode ${args.join(" ")}`);
-    // The kernel ends it with the agent, even when the agent is killed.
-    const child = spawn("setpriv", ["--pdeathsig", "SIGKILL", "renode", ...args], {
-      stdio: ["ignore", "pipe", "pipe"],
-      cwd: this.directory,
-      detached: true,
-    });
-    const running: Running = {
-      child,
-      exited: new Promise((resolve) => child.once("exit", () => resolve()).once("error", () => resolve())),
-      over: new AbortController(),
-      monitor: undefined,
-      output: "",
-    };
-    for (const pipe of [child.stdout, child.stderr]) {
-      pipe.setEncoding("utf8").on("data", (text: string) => {
-        running.output = (running.output + text).slice(-keptCharacters);
-      });
-    }
-    void running.exited.then(() => this.#hasEnded(running));
+    const program = await startProgram(["renode", ...args], { cwd: this.directory });
+    const running: Running = { program, port, over: new AbortController(), monitor: undefined };
+    void program.ended.then((exit) => this.#hasEnded(running, exit));
     this.#running = running;
     return running;
   }
 
   /** The process has gone by itself, if nobody has taken it out before. */
-  #hasEnded(running: Running): void {
-    const { child } = running;
-    const how = child.signalCode ?? (child.exitCode === null ? "not started" : `exit status ${child.exitCode}`);
-    running.over.abort(new AgentError("E_FAILED", `Renode has ended (${how})${lastWords(running.output)}`));
-    running.monitor?.close();
+  #hasEnded(running: Running, exit: Exit): void {
+    const { program, over, monitor } = running;
+    const error = new AgentError("E_FAILED", `Renode has ended (${describeExit(exit)}): ${program.lastWords}`);
+    over.abort(error);
+    monitor?.close();
     if (this.#running !== running) return;
     this.#running = undefined;
-    endGroup(running, "SIGKILL"); // what a wrapper has left
-    this.#log.error((running.over.signal.reason as Error).message);
+    this.#log.error(error.message);
   }
 
   async #stop(): Promise<void> {
     const running = this.#running;
     this.#running = undefined;
     if (running === undefined) return;
-    const ended = (ms: number) => Promise.race([running.exited.then(() => true), sleep(ms, false, { ref: false })]);
-    running.monitor?.say("quit");
-    if (running.monitor === undefined || !(await ended(quitMs))) endGroup(running, "SIGTERM");
-    if (!(await ended(stopTimeoutMs))) endGroup(running, "SIGKILL");
-    await running.exited;
-    endGroup(running, "SIGKILL");
-    running.monitor?.close();
+    const { program, monitor } = running;
+    monitor?.say("quit");
+    if (monitor !== undefined) await Promise.race([program.ended, sleep(quitMs, undefined, { ref: false })]);
+    await program.stop();
+    monitor?.close();
     // Whoever opens the console next must not find that of a machine that has gone.
     await rm(this.pty, { force: true });
   }
-}
-
-/** @returns whether there was somebody */
-function endGroup({ child }: Running, signal: NodeJS.Signals): boolean {
-  try {
-    return child.pid !== undefined && process.kill(-child.pid, signal);
-  } catch {
-    return false; // all have gone
-  }
-}
-
-function isInstalled(program: string): boolean {
-  return (process.env["PATH"] ?? "").split(delimiter).some((folder) => {
-    try {
-      accessSync(join(folder, program), constants.X_OK);
-      return folder !== "";
-    } catch {
-      return false;
-    }
-  });
 }
 
 /** Renode takes a number only: it may be another's a moment later, and then it does not start. */

@@ -6,8 +6,8 @@ import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../ag
 import * as lax from "../../agent/driver/lax.ts";
 import { decoded } from "../../agent/stream/codecs.ts";
 import { openNamelessFile, streamIntoFile } from "../../agent/stream/files.ts";
+import { englishEnvironment, runProgram } from "../../agent/sys/program.ts";
 import { Turns } from "../power/turns.ts";
-import { runProgram } from "../shell/program.ts";
 import { ConfinedDirectory } from "../storage/store/confined.ts";
 import { parsePath } from "../storage/store/path.ts";
 import { fastboot, findBoard, whyNot } from "./fastboot.ts";
@@ -162,11 +162,9 @@ export default defineDriver({
           return flashes.take(call.signal, async () => {
             call.log.info(`Running FLS fastboot: ${url}`);
             try {
-              const { code, stdout, stderr } = await runProgram({
-                program: "fls",
-                args,
-                env,
-                timeoutS: config.flash_timeout,
+              const { code, stdout, stderr } = await runProgram(["fls", ...args], {
+                env: englishEnvironment(env),
+                timeoutMs: config.flash_timeout * 1000,
                 signal: call.signal,
                 onLine: (line) => call.log.info(`FLS: ${hide(line)}`),
               });

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Call } from "../../agent/driver/driver.ts";
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import { dial } from "../../agent/stream/dial.ts";
-import { lastWords, runProgram, type ProgramResult } from "../shell/program.ts";
+import { describeExit, englishEnvironment, lastWords, runProgram, type Finished } from "../../agent/sys/program.ts";
 import { parseDevices, refusal } from "./protocol.ts";
 
 const lookTimeoutS = 10;
@@ -15,10 +15,10 @@ export async function fastboot(
   { signal, log }: Pick<Call, "signal" | "log">,
   args: readonly string[],
   timeoutS: number,
-): Promise<ProgramResult> {
+): Promise<Finished> {
   try {
-    const onLine = (line: string) => log.debug(line);
-    return await runProgram({ program: "fastboot", args, timeoutS, signal, onLine });
+    const options = { env: englishEnvironment(), timeoutMs: timeoutS * 1000, signal };
+    return await runProgram(["fastboot", ...args], { ...options, onLine: (line) => log.debug(line) });
   } catch (error) {
     if (!(error instanceof DeviceOffline)) throw error;
     throw new AgentError("E_FAILED", "fastboot command not found", { hint: "apt install fastboot", cause: error });
@@ -26,8 +26,8 @@ export async function fastboot(
 }
 
 /** Why it did not work, of both that it prints. */
-export const whyNot = ({ code, stdout, stderr }: ProgramResult): string =>
-  refusal(stderr) ?? refusal(stdout) ?? (lastWords(stderr || stdout).slice(2) || `exit status ${code}`);
+export const whyNot = ({ stdout, stderr, ...exit }: Finished): string =>
+  refusal(stderr) ?? refusal(stdout) ?? (lastWords(stderr || stdout) || describeExit(exit));
 
 /** Boards that are reached over a network are not listed. */
 const isOnNetwork = (serial: string) => /^(tcp|udp):/.test(serial);
@@ -67,7 +67,7 @@ async function takesConnections(serial: string, signal: AbortSignal): Promise<bo
 }
 
 async function lookOnce(call: Call, wanted: string | undefined): Promise<string | undefined> {
-  let result: ProgramResult;
+  let result: Finished;
   try {
     const network = wanted !== undefined && isOnNetwork(wanted);
     if (network && !(await takesConnections(wanted, call.signal))) return undefined;

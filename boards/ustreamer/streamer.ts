@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
-import { describeExit, startProgram, withoutSecrets, type Exit, type Program } from "../../agent/sys/program.ts";
+import { startProgram, type Exit, type Program } from "../../agent/sys/program.ts";
 
 /** It listens within 50 ms; a host that swaps may need seconds. */
 const startTimeoutMs = 10_000;
@@ -131,22 +131,21 @@ class Run implements Running {
     const folder = await mkdtemp(join(tmpdir(), "ustreamer-"));
     const path = join(folder, "socket");
     let program: Program | undefined;
-    const stop = () => void program?.end();
+    const stop = () => void program?.stop();
     signal.addEventListener("abort", stop, { once: true });
     try {
-      program = await startProgram(argv(path), withoutSecrets(process.env));
-      program.stdout.resume();
+      program = await startProgram(argv(path));
       if (signal.aborted) stop();
       const problem = await this.#comesUp(path, program);
       if (problem === undefined) {
         this.#log.info(`ustreamer runs, pid ${program.pid}`);
         this.#enter({ is: "up", path, sinceMs: performance.now() });
-      } else await program.end();
+      } else await program.stop();
       const exit = await program.ended;
-      return `ustreamer ${problem ?? `has ended (${describeExit(exit)})`}: ${lastLines(program.lastWords())}`;
+      return `ustreamer ${problem ?? `has ended (${describeExit(exit)})`}: ${program.lastWords}`;
     } finally {
       signal.removeEventListener("abort", stop);
-      await program?.end();
+      await program?.stop();
       await rm(folder, { recursive: true, force: true });
     }
   }
@@ -167,8 +166,4 @@ class Run implements Running {
   }
 }
 
-/** Of what it printed, what a reader needs to see why. */
-function lastLines(text: string): string {
-  const lines = text.split("\n").filter((line) => /[^=\s\u2550]/.test(line));
-  return lines.slice(-3).join(" / ") || "it printed nothing";
-}
+const describeExit = ({ code, signal }: Exit) => signal ?? `exit ${code}`;

@@ -4,9 +4,9 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Cancellable } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
+import { englishEnvironment, lastWords, runProgram } from "../../agent/sys/program.ts";
 import { entriesOf, numberAttribute } from "../../agent/sys/sysfs.ts";
 import { describeUsb, listUsbDevices, nodesBelow, type UsbDevice } from "../../agent/sys/usb-devices.ts";
-import { lastWords, runProgram } from "../shell/program.ts";
 import { matchDevices, type Fingerprint, type Wanted } from "../usb/match.ts";
 import { fatLabel, fatRoot, parseMounts } from "./protocol.ts";
 
@@ -28,7 +28,7 @@ export interface Volume {
   readonly text: string;
 }
 
-const mountTimeoutS = 20;
+const mountTimeoutMs = 20_000;
 const settleMs = 300;
 const classBlock = "/sys/class/block";
 
@@ -138,20 +138,23 @@ export async function inVolume<T>(
 
 async function mount(device: string, folder: string, signal: AbortSignal): Promise<void> {
   const args = ["-t", "vfat", "-o", "nosuid,nodev,noexec,umask=0077", device, folder];
-  const { code, stderr } = await runProgram({ program: "mount", args, timeoutS: mountTimeoutS, signal });
+  const { code, stderr } = await runProgram(["mount", ...args], {
+    env: englishEnvironment(),
+    timeoutMs: mountTimeoutMs,
+    signal,
+  });
   if (code === 0) return;
   const hint = "mount it on the exporter's host, or let the agent run as root";
-  throw new AgentError("E_IO", `${device} cannot be mounted${lastWords(stderr)}`, { hint });
+  throw new AgentError("E_IO", `${device} cannot be mounted${lastWords(stderr, ": ")}`, { hint });
 }
 
 /** Also after a call that was cancelled. A board that has gone leaves a mount that only a lazy unmount ends. */
 async function unmount(folder: string): Promise<void> {
   const run = (...options: string[]) =>
-    runProgram({
-      program: "umount",
-      args: [...options, folder],
-      timeoutS: mountTimeoutS,
-      signal: AbortSignal.timeout(mountTimeoutS * 2_000),
+    runProgram(["umount", ...options, folder], {
+      env: englishEnvironment(),
+      timeoutMs: mountTimeoutMs,
+      signal: AbortSignal.timeout(2 * mountTimeoutMs),
     }).catch(() => ({ code: -1 }));
   if ((await run()).code !== 0) await run("--lazy");
 }

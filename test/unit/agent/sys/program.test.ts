@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isAlive } from "../../../sim/processes.ts";
-import { findProgram, runProgram, startProgram, withoutSecrets } from "../../../../agent/sys/program.ts";
+import { describeExit, findProgram, runProgram, startProgram, withoutSecrets } from "../../../../agent/sys/program.ts";
 
 const env = { PATH: process.env["PATH"] };
 const never = new AbortController().signal;
@@ -13,24 +13,24 @@ const sh = (script: string) => ["sh", "-c", script] as const;
 
 test("a program runs to its end, with what it said and how it ended", async () => {
   assert.deepEqual(await runProgram(sh("echo out; echo err >&2; exit 3"), options), {
-    ...{ code: 3, signal: null, stdout: "out\n", lastWords: "err" },
+    ...{ code: 3, signal: null, stdout: "out\n", stderr: "err\n" },
   });
   const { code, signal } = await runProgram(sh("kill -SEGV $$"), options);
   assert.deepEqual([code, signal], [null, "SIGSEGV"]);
-  const { lastWords } = await runProgram(sh("seq 1 10000 >&2"), options);
-  assert.ok(lastWords.length <= 4_096 && lastWords.endsWith("\n10000"));
-  await assert.rejects(runProgram(["/no/such/program"], options), { code: "ENOENT" });
-  await assert.rejects(runProgram(["no-such-program"], options), { code: "ENOENT" });
+  const { stderr } = await runProgram(sh("seq 1 100000 >&2"), options);
+  assert.ok(stderr.length <= 65_536 && stderr.endsWith("\n100000\n"));
+  const { mostOutputBytes: _most, ...endless } = options;
+  const { stdout } = await runProgram(sh("seq 1 100000"), endless);
+  assert.ok(stdout.length <= 65_536 && stdout.endsWith("\n100000\n"));
 });
 
 test("who is given up goes with all it has started, also those who do not listen to SIGTERM", async () => {
   const stubborn = "trap '' TERM; sleep 600 & echo $!; wait; wait";
   const pids: number[] = [];
   const cancel = new AbortController();
-  const program = await startProgram(sh(stubborn), env, 100);
-  program.stdout.on("data", (chunk: Buffer) => pids.push(Number(chunk)));
+  const program = await startProgram(sh(stubborn), { env, graceMs: 100, onLine: (line) => pids.push(Number(line)) });
   while (pids.length === 0) await sleep(5);
-  await Promise.all([program.end(), program.end()]);
+  await Promise.all([program.stop(), program.stop()]);
   assert.deepEqual([program.pid, ...pids].filter(isAlive), []);
   assert.equal((await program.ended).signal, "SIGKILL");
 
@@ -48,7 +48,7 @@ test("who is given up goes with all it has started, also those who do not listen
 
 test("a program dies with the process that started it, even if that is killed", async () => {
   const script = `import("./agent/sys/program.ts").then(async ({ startProgram }) => {
-    console.log((await startProgram(["sleep", "600"], process.env)).pid);
+    console.log((await startProgram(["sleep", "600"])).pid);
     setInterval(() => {}, 1000);
   })`;
   const parent = spawn(process.execPath, ["--import", "tsx", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
@@ -58,6 +58,39 @@ test("a program dies with the process that started it, even if that is killed", 
   parent.kill("SIGKILL");
   for (let waited = 0; isAlive(pid) && waited < 5_000; waited += 10) await sleep(10);
   assert.equal(isAlive(pid), false);
+});
+
+test("a program that is not there", async () => {
+  for (const name of ["/no/such/program", "no-such-program"]) {
+    await assert.rejects(startProgram([name], { env }), { code: "ENOENT" });
+    await assert.rejects(runProgram([name], { ...options, install: "apt install it" }), {
+      code: "E_DEVICE_OFFLINE",
+      message: `${name} is not installed on the exporter's host (apt install it)`,
+      hint: "apt install it",
+    });
+  }
+  await assert.rejects(startProgram(["/etc/passwd"], { env }), { code: "EACCES" });
+});
+
+test("what a program prints is told line by line, and its end remembered", async () => {
+  const lines: string[] = [];
+  const onLine = (line: string, from: string) => lines.push(`${from}: ${line}`);
+  const program = await startProgram(
+    sh("printf '10 %%\\r20 %%\\r\\n\\n=====\\nlast'; sleep 0.1; echo no >&2; exit 2"),
+    { env, onLine },
+  );
+  assert.equal(program.hasEnded, false);
+  assert.equal(describeExit(await program.ended), "exit status 2");
+  assert.equal(program.hasEnded, true);
+  assert.deepEqual(lines.toSorted(), ["stderr: no", "stdout: 10 %", "stdout: 20 %", "stdout: =====", "stdout: last"]);
+  assert.equal(program.lastWords, "20 % / no / last");
+  const silent = await startProgram(["true"], { env });
+  await silent.ended;
+  assert.equal(silent.lastWords, "it printed nothing");
+  await assert.rejects(runProgram(sh("echo waiting; sleep 600"), { ...options, timeoutMs: 200, late: "too late" }), {
+    code: "E_TIMEOUT",
+    message: "too late: waiting",
+  });
 });
 
 test("programs are found as the shell finds them", () => {
