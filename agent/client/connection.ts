@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import {
   connect,
   constants,
@@ -8,6 +7,7 @@ import {
 } from "node:http2";
 import type { LookupFunction } from "node:net";
 import { AgentError } from "../driver/errors.ts";
+import { systemRoots } from "../sys/trusted-certificates.ts";
 import { hostPort, type Address } from "./address.ts";
 import { openTransport, type Transport } from "./transport.ts";
 
@@ -185,14 +185,5 @@ export class Connection {
     this.#session.destroy(new AgentError("E_CONNECTION", why));
     // The session waits for what it has still to send, which nobody takes any more.
     this.#transport.destroy();
-  }
-}
-
-/** The roots that the machine's administrator trusts (Debian's place), else those that Node brings along. */
-export function systemRoots(): Buffer | undefined {
-  try {
-    return readFileSync(process.env["SSL_CERT_FILE"] ?? "/etc/ssl/certs/ca-certificates.crt");
-  } catch {
-    return undefined;
   }
 }

@@ -1,18 +1,24 @@
 import { readFileSync } from "node:fs";
 import { rootCertificates } from "node:tls";
 
-/** Where Debian keeps what its administrator trusts, private authorities too; the variable is OpenSSL's. */
-const systemFile = () => process.env["SSL_CERT_FILE"] ?? "/etc/ssl/certs/ca-certificates.crt";
+/**
+ * The certificate authorities that the machine's administrator trusts, private ones too, as PEM: from where Debian keeps them,
+ * or OpenSSL's variable says. Undefined if there are none.
+ */
+export function systemRoots(): Buffer | undefined {
+  try {
+    return readFileSync(process.env["SSL_CERT_FILE"] ?? "/etc/ssl/certs/ca-certificates.crt");
+  } catch {
+    return undefined;
+  }
+}
 
 /**
  * Certificate authorities for TLS to devices, as PEM: the host's own and Node's, and those of a further file.
  * @throws the system's error if that file cannot be read
  */
-export function trustedCertificates(file: string | null | undefined): string[] {
-  const further = file ? [readFileSync(file, "utf8")] : [];
-  try {
-    return [...rootCertificates, readFileSync(systemFile(), "utf8"), ...further];
-  } catch {
-    return [...rootCertificates, ...further];
-  }
+export function trustedCertificates(file: string | null | undefined): (string | Buffer)[] {
+  const further = file ? [readFileSync(file)] : [];
+  const system = systemRoots();
+  return [...rootCertificates, ...(system === undefined ? [] : [system]), ...further];
 }

@@ -2,9 +2,9 @@ import { lookup } from "node:dns/promises";
 import { connect as connectSocket, isIP, type Socket } from "node:net";
 import { connect as connectTls, type TLSSocket } from "node:tls";
 import type { TcpAddress } from "../../client/address.ts";
-import { systemRoots } from "../../client/connection.ts";
 import type { ControllerSettings } from "../../controller/settings.ts";
 import { AgentError, isSystemError, toAgentError } from "../../driver/errors.ts";
+import { systemRoots } from "../../sys/trusted-certificates.ts";
 
 /** Who answers at an address over TLS. */
 export interface TlsPeer {
