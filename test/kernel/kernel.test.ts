@@ -41,10 +41,11 @@ for (const file of files) {
     assert.ok(machine);
     const replays: Promise<void>[] = [];
     let failed = false;
-    const replay = ({ name, error, skip }: GuestTest) => {
+    const replay = ({ name, ms, error, skip }: GuestTest) => {
       failed ||= error !== undefined;
       replays.push(
-        t.test(name, { skip: skip ?? false }, () => {
+        t.test(name, { skip: skip ?? false }, (t) => {
+          t.diagnostic(`${(ms / 1000).toFixed(1)} s in the guest`);
           // With the guest's own stack alone.
           if (error !== undefined) throw Object.assign(new Error(error), { stack: error });
         }),
@@ -73,7 +74,8 @@ async function bundle(folder: string): Promise<void> {
     target: "node20.19",
     sourcemap: true,
     sourceRoot: `${folder}/`,
-    external: ["koffi", "opendal"],
+    // As scripts/build.mjs has it.
+    external: ["koffi", "opendal", "cpu-features", "*.node"],
     banner: {
       js: "import { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
     },

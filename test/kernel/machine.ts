@@ -134,7 +134,9 @@ function words(accelerator: "kvm" | "tcg", kernel: string, folder: string): stri
     ...["-device", `virtio-9p-pci,fsdev=${tag},mount_tag=${tag}`],
   ];
   const append =
-    "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off random.trust_cpu=1 no_timer_check audit=0 apparmor=0";
+    "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off random.trust_cpu=1 no_timer_check audit=0 apparmor=0 " +
+    // A stick is there at once, not a second later.
+    "usb-storage.delay_use=0";
   return [
     ...["-accel", accelerator === "tcg" ? "tcg,thread=multi" : "kvm", "-cpu", accelerator === "tcg" ? "max" : "host"],
     // A second processor costs an emulated machine more than it gives.

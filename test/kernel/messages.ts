@@ -14,6 +14,8 @@ export type FromHost =
 export interface GuestTest {
   /** With the names of the tests and suites it is in. */
   readonly name: string;
+  /** How long it took. */
+  readonly ms: number;
   /** Why it failed. */
   readonly error?: string;
   /** Why it was left out. */

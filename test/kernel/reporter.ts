@@ -17,6 +17,7 @@ export default async function* report(events: AsyncIterable<TestEvent>): AsyncGe
     const skip = data.skip ?? data.todo;
     const test = {
       name,
+      ms: details.duration_ms,
       ...(error === undefined ? {} : { error: textOf(error) }),
       ...(skip === undefined || skip === false ? {} : { skip: String(skip) }),
     };
