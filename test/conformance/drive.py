@@ -1,7 +1,6 @@
 """Drives every driver of the exporter through the Python client API of whatever release runs this file.
 
-usage: drive.py SECTION [ARGUMENT ...]      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+usage: drive.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
 """
 
 import bz2
@@ -11,31 +10,15 @@ import logging
 import lzma
 import os
 import socket
-import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import anyio
-from jumpstarter.utils.env import env
+from driving import drive, raises
 
 MIB = 1 << 20
-
-
-def raises(kind, text, function, *args):
-    """The call fails with this exception (a class or its name) and a text that contains `text`."""
-    try:
-        function(*args)
-    except BaseException as error:  # also ExceptionGroup
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        names = [base.__name__ for base in type(error).__mro__]
-        assert kind in names, f"{kind} expected, got {error!r}"
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def sha256(path):
@@ -431,12 +414,5 @@ class Endless(anyio.abc.ObjectStream):
         pass
 
 
-def main():
-    section, *arguments = sys.argv[1:]
-    with env() as client:
-        globals()[section](client, *arguments)
-    print("passed", section, threading.active_count())
-
-
 if __name__ == "__main__":
-    main()
+    drive(globals())

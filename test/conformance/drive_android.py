@@ -1,27 +1,16 @@
 """Drives an ADB server, an Android emulator and an iSCSI target of the exporter through the Python clients of their drivers.
 
 usage: drive_android.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
 """
 
 import gzip
 import os
 import subprocess
-import sys
 import tempfile
 import time
 
+from driving import drive, raises
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
-from jumpstarter.utils.env import env
-
-
-def raises(kind, text, function, *args):
-    try:
-        function(*args)
-    except kind as error:
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def adb(client, port, device, silent, nobody):
@@ -116,8 +105,4 @@ def iscsi(client, root):
 
 
 if __name__ == "__main__":
-    with env() as client:
-        for words in sys.argv[1:]:
-            section, *arguments = words.split(",")
-            globals()[section](client, *arguments)
-            print(f"passed {section}")
+    drive(globals())

@@ -7,20 +7,12 @@ A failed assertion ends the program with its traceback.
 import os
 import sys
 
+from driving import raises
 from jumpstarter.client import DriverClient
 from jumpstarter.client.core import DriverError, DriverMethodNotImplemented
 from jumpstarter.utils.env import env
 from jumpstarter_driver_ustreamer.client import UStreamerClient
 from jumpstarter_imagehash import ImageHash
-
-
-def raises(kind, text, function, *args):
-    try:
-        function(*args)
-    except kind as error:
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def ustreamer(client, left, bottom):

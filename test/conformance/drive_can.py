@@ -1,11 +1,9 @@
 """Drives CAN drivers of the exporter with python-can, as the tests of jumpstarter-driver-can do.
 
 usage: drive_can.py SECTION ...      the exporter is found by JUMPSTARTER_HOST
-Section `x` uses the drivers `x_1` and `x_2`, which are on one bus of their own. A section that returns has passed.
+Section `x` uses the drivers `x_1` and `x_2`, which are on one bus of their own.
 """
 
-import sys
-import threading
 import time
 from itertools import islice
 from random import randbytes
@@ -13,17 +11,8 @@ from threading import Semaphore
 
 import can
 import isotp
+from driving import drive, raises
 from jumpstarter_driver_can.common import IsoTpParams
-
-from jumpstarter.utils.env import env
-
-
-def raises(kind, function, *args):
-    try:
-        function(*args)
-    except kind:
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def send_recv(one, two):
@@ -39,7 +28,7 @@ def send_recv(one, two):
         assert message.arbitration_id == 0x1FFFFFFF and message.is_fd and message.bitrate_switch
         assert message.data == bytes(64) and message.dlc == 64
         assert two.recv(0.05) is None
-        raises(NotImplementedError, one.flush_tx_buffer)
+        raises(NotImplementedError, "", one.flush_tx_buffer)
 
 
 def properties(one, two):
@@ -47,7 +36,7 @@ def properties(one, two):
         assert one.channel_info == bus.channel_info, one.channel_info
         assert one.state == bus.state == can.BusState.ACTIVE
         assert one.protocol == bus.protocol == can.CanProtocol.CAN_20
-        raises(NotImplementedError, setattr, one, "state", can.BusState.PASSIVE)
+        raises(NotImplementedError, "", setattr, one, "state", can.BusState.PASSIVE)
 
 
 def iterator(one, two):
@@ -162,8 +151,8 @@ def socketcan(one, two):
         assert one.channel_info == "socketcan channel 'vcan0'", one.channel_info
         assert one.state == can.BusState.ACTIVE
         assert one.protocol == can.CanProtocol.CAN_FD
-        raises(NotImplementedError, one.flush_tx_buffer)
-        raises(NotImplementedError, setattr, one, "state", can.BusState.PASSIVE)
+        raises(NotImplementedError, "", one.flush_tx_buffer)
+        raises(NotImplementedError, "", setattr, one, "state", can.BusState.PASSIVE)
         one.send(can.Message(arbitration_id=5, data=bytes(range(64)), is_fd=True, bitrate_switch=True))
         message = two.recv(20)
         assert message.is_fd and message.bitrate_switch and message.data == bytes(range(64))
@@ -184,12 +173,5 @@ def socketcan(one, two):
         listening.stop()
 
 
-def main():
-    with env() as client:
-        for section in sys.argv[1:]:
-            globals()[section](client.children[f"{section}_1"], client.children[f"{section}_2"])
-            print("passed", section, threading.active_count(), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    drive(globals(), lambda client, section: [client.children[f"{section}_{end}"] for end in (1, 2)])

@@ -7,6 +7,7 @@ usage: drive_flashers.py      the exporter is found by JUMPSTARTER_HOST; one JSO
 import json
 import sys
 
+from driving import raises
 from jumpstarter.client.core import DriverMethodNotImplemented
 from jumpstarter.utils.env import env
 from jumpstarter_driver_flashers.bundle import FlasherBundleManifestV1Alpha1
@@ -33,18 +34,9 @@ def see(flasher, wanted):
     return seen
 
 
-def refuses_own_dtb(flasher):
-    try:
-        flasher.call("set_dtb", None)
-    except DriverMethodNotImplemented as error:
-        assert "device tree of the client's own" in str(error), error
-    else:
-        raise AssertionError("a device tree of the client was taken")
-
-
 with env() as client:
     for line in sys.stdin:
         wanted = json.loads(line)
         flasher = getattr(client, wanted["flasher"])
         print(json.dumps(see(flasher, wanted)), flush=True)
-        refuses_own_dtb(flasher)
+        raises(DriverMethodNotImplemented, "device tree of the client's own", flasher.call, "set_dtb", None)

@@ -1,15 +1,13 @@
 """Drives ISO-TP through the Python client, and can-isotp (the stack of the Python exporter) against the agent's own.
 
-usage: drive_isotp.py SECTION [ARGUMENT ...]      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+usage: drive_isotp.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
 """
 
-import sys
 from os import urandom
 
 import can
 import isotp
-from jumpstarter.utils.env import env
+from driving import drive, raises
 from isotp import Address, AddressingMode, AsymmetricAddress
 
 
@@ -34,18 +32,6 @@ MODES = [
     Address(AddressingMode.Mixed_11bits, txid=0x701, rxid=0x702, address_extension=0x99),
     Address(AddressingMode.Mixed_29bits, target_address=0x33, source_address=0xF1, address_extension=0x99),
 ]
-
-
-def raises(kind, text, function, *args, **named):
-    """The call fails with this exception (a name) and a text that contains `text`."""
-    try:
-        function(*args, **named)
-    except Exception as error:
-        names = [base.__name__ for base in type(error).__mro__]
-        assert kind in names, f"{kind} expected, got {error!r}"
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def clients(client, addresses_of=None):
@@ -151,7 +137,4 @@ def kernel(client):
 
 
 if __name__ == "__main__":
-    section, *arguments = sys.argv[1:]
-    with env() as client:
-        globals()[section](client, *arguments)
-    print(f"passed {section}")
+    drive(globals())

@@ -7,19 +7,9 @@ FOLDER holds the firmware files; FASTBOOT is what fastboot calls the RideSX boar
 import sys
 from pathlib import Path
 
+from driving import raises
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
 from jumpstarter.utils.env import env
-
-
-def raises(kind, text, function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except BaseException as error:
-        # An error while a file is lent comes in a group of its own.
-        errors = getattr(error, "exceptions", [error])
-        assert any(isinstance(one, kind) and text in str(one) for one in errors), f"{kind} {text!r} expected: {error!r}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def stlink(client, folder):

@@ -1,31 +1,20 @@
 """Drives SNMP outlets, Tasmota plugs, HTTP relays and shell scripts of the exporter through the Python clients of their drivers.
 
 usage: drive_outlets.py SECTION ...      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+Section `x` uses the drivers below `x`.
 """
 
 import contextlib
 import io
 import os
-import sys
 import time
 
 from click.testing import CliRunner
+from driving import drive, raises
 from jumpstarter_driver_power.client import PowerClient
 from jumpstarter_driver_shell.client import ShellClient
 from jumpstarter_driver_snmp.client import SNMPServerClient
-
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
-from jumpstarter.utils.env import env
-
-
-def raises(kind, text, function, *args):
-    try:
-        function(*args)
-    except kind as error:
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def within(seconds, function, *args):
@@ -161,8 +150,4 @@ def check_length(result, length):
 
 
 if __name__ == "__main__":
-    with env() as client:
-        left = []
-        for section in sys.argv[1:]:
-            left.append(globals()[section](client.children[section]))
-            print(f"passed {section}", flush=True)
+    drive(globals(), lambda client, section: [client.children[section]])

@@ -1,31 +1,18 @@
 """Drives virtual machines of the exporter through the Python client of QEMU.
 
-usage: drive_qemu.py SECTION [ARGUMENT ...]      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+usage: drive_qemu.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
 """
 
 import gzip
 import hashlib
 import socket
-import sys
 import tempfile
 import urllib.request
 from pathlib import Path
 
 from anyio import BrokenResourceError
+from driving import drive, raises
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
-from jumpstarter.utils.env import env
-
-
-def raises(kind, text, function, *args, **named):
-    try:
-        function(*args, **named)
-    except Exception as error:
-        while isinstance(error, ExceptionGroup):  # what fails while a file is lent
-            error = error.exceptions[0]
-        assert isinstance(error, kind) and text in str(error), f"{kind} with {text!r} expected, not {error!r}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def class_of(client):
@@ -174,7 +161,4 @@ def oci(client, log):
 
 
 if __name__ == "__main__":
-    section, *arguments = sys.argv[1:]
-    with env() as client:
-        globals()[section](client, *arguments)
-    print(f"passed {section}")
+    drive(globals())

@@ -1,22 +1,10 @@
 """Drives relays and power strips of the exporter through the Python clients of their drivers.
 
-usage: drive_relays.py SECTION [ARGUMENT ...]      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+usage: drive_relays.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
 """
 
-import sys
-
+from driving import drive, raises
 from jumpstarter.client.core import DriverError, DriverMethodNotImplemented
-from jumpstarter.utils.env import env
-
-
-def raises(kind, text, function, *args):
-    try:
-        function(*args)
-    except kind as error:
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def energenie(client):
@@ -63,7 +51,4 @@ def usb(client):
 
 
 if __name__ == "__main__":
-    section, *arguments = sys.argv[1:]
-    with env() as client:
-        globals()[section](client, *arguments)
-    print(f"passed {section}")
+    drive(globals())

@@ -1,16 +1,14 @@
 """Drives Python drivers through the side-car, with their own clients.
 
-usage: drive_sidecar.py SECTION [ARGUMENT ...]      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+usage: drive_sidecar.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
 """
 
 import hashlib
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-from jumpstarter.utils.env import env
+from driving import drive
 
 
 def outcome(function, *args):
@@ -144,8 +142,4 @@ def contained(client):
 
 
 if __name__ == "__main__":
-    section, *arguments = sys.argv[1:]
-    with env() as client:
-        for name in section.split(","):
-            globals()[name](client, *(arguments if name == "streams" else []))
-    print(f"passed {section}")
+    drive(globals())

@@ -1,7 +1,6 @@
 """Drives SSH, D-Bus, VNC and tmt drivers of the exporter through their Python clients.
 
-usage: drive_ssh.py SECTION [ARGUMENT ...]      the exporter is found by JUMPSTARTER_HOST
-A section that returns has passed; a failed assertion ends the program with its traceback.
+usage: drive_ssh.py SECTION[,ARGUMENT ...] ...      the exporter is found by JUMPSTARTER_HOST
 """
 
 import contextlib
@@ -9,27 +8,17 @@ import io
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from urllib.parse import parse_qs, urlparse
 
+from driving import drive, raises
 from jumpstarter.client.core import DriverError
-from jumpstarter.utils.env import env
 from jumpstarter_driver_network.adapters import FabricAdapter, TcpPortforwardAdapter
 from jumpstarter_driver_ssh.client import SSHCommandRunOptions
 
 TRUSTING = ["-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
 NO_KEYS = {"password": "anything", "look_for_keys": False, "allow_agent": False}
-
-
-def raises(kind, text, function, *args):
-    try:
-        function(*args)
-    except kind as error:
-        assert text in str(error), f"{text!r} expected in {error!s}"
-        return
-    raise AssertionError(f"no error; {kind} expected")
 
 
 def attribute(client, name):
@@ -214,17 +203,13 @@ def vnc(client):
             assert b"QEMU" in stream.read(int.from_bytes(header[20:24]))
 
 
-def tmt(client):
+def tmt(client, program):
     """The client's own words for tmt, as a program sees them that stands in for it."""
     assert client.tmt.call("get_reboot_cmd") == "reboot -f"
     assert client.tmt.call("get_default_user_pass") == ["tester", "word"]
-    assert client.tmt.run_tmt_local(False, sys.argv[2], None, None, ["run", "provision", "-h", "virtual", "report"]) == 9
-    assert client.tmt.run_tmt_local(True, sys.argv[2], "other", None, ["run"]) == 9
+    assert client.tmt.run_tmt_local(False, program, None, None, ["run", "provision", "-h", "virtual", "report"]) == 9
+    assert client.tmt.run_tmt_local(True, program, "other", None, ["run"]) == 9
 
 
 if __name__ == "__main__":
-    with env() as client:
-        for section in sys.argv[1].split(","):
-            argument = {"wrapper": sys.argv[3:4], "mitm": sys.argv[4:5], "mount": sys.argv[4:5], "sftp": sys.argv[4:5]}
-            globals()[section](client, *argument.get(section, []))
-            print(f"passed {section}")
+    drive(globals())

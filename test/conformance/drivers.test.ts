@@ -130,7 +130,8 @@ for (const version of clientVersions.filter((each) => !process.env["ONLY"] || ea
     const cleanUps: (() => unknown)[] = [];
     let bench: Bench;
     const drive = async (section: string, ...args: string[]) => {
-      const result = await run(clientProgram(version, "python"), ["test/conformance/drive.py", section, ...args], {
+      const words = ["test/conformance/drive.py", [section, ...args].join()];
+      const result = await run(clientProgram(version, "python"), words, {
         env: clientEnv(bench.agent.socketPath),
         timeoutMs: 300_000,
       });
@@ -171,7 +172,7 @@ for (const version of clientVersions.filter((each) => !process.env["ONLY"] || ea
     test("a client killed in the middle of an upload leaves nothing behind", async () => {
       const before = { files: openFiles(bench.agent.pid), pss: pssMiB(bench.agent.pid) };
       const ready = join(bench.directory, `ready-${version}`);
-      const client = spawn(clientProgram(version, "python"), ["test/conformance/drive.py", "stall", ready], {
+      const client = spawn(clientProgram(version, "python"), ["test/conformance/drive.py", `stall,${ready}`], {
         env: { ...process.env, ...clientEnv(bench.agent.socketPath) },
         stdio: "ignore",
       });

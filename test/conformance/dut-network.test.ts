@@ -22,7 +22,7 @@ describe(`Python client ${version}`, { skip: missingClient(version) || missingFo
     const mac = (JSON.parse(link) as { address: string }[])[0]?.address ?? "";
     lab.board.spawn("busybox", ["ping", "192.168.100.1"], { stdio: "ignore" });
     const env = clientEnv(agent.socketPath);
-    const driven = await run(clientProgram(version, "python"), ["test/conformance/drive.py", "dut_network", mac], {
+    const driven = await run(clientProgram(version, "python"), ["test/conformance/drive.py", `dut_network,${mac}`], {
       env,
     });
     assert.equal(driven.code, 0, `${driven.stdout}\n${driven.stderr}\nagent:\n${agent.output()}`);

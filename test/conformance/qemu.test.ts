@@ -12,7 +12,7 @@ const version = "0.9.0";
 const old = "0.8.1";
 
 async function drive(agent: AgentProcess, release: string, ...words: string[]): Promise<void> {
-  const command = ["test/conformance/drive_qemu.py", ...words];
+  const command = ["test/conformance/drive_qemu.py", words.join()];
   const env = clientEnv(agent.socketPath);
   const { code, stdout, stderr } = await run(clientProgram(release, "python"), command, { env, timeoutMs: 170_000 });
   assert.equal(code, 0, `${stdout}\n${stderr}\nagent:\n${agent.output()}`);

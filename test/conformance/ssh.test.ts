@@ -131,8 +131,9 @@ describe(`Python client ${version}`, { skip: missingClient(version) || noSshd ||
 
     const fuse = mounts();
     if (!fuse) t.diagnostic("no FUSE here: sshfs is not run, only what it would speak");
-    const sections = ["wrapper", "mitm", fuse ? "mount" : "sftp", "dbus", "vnc", "tmt"];
-    const words = ["test/conformance/drive_ssh.py", sections.join(","), tmt, sshd.keyPath, folder];
+    const files = fuse ? "mount" : "sftp";
+    const sections = [`wrapper,${sshd.keyPath}`, `mitm,${folder}`, `${files},${folder}`, "dbus", "vnc", `tmt,${tmt}`];
+    const words = ["test/conformance/drive_ssh.py", ...sections];
     const env = {
       ...clientEnv(agent.socketPath),
       JMP_TEST_SESSION_BUS: sessionBus.id,
