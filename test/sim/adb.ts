@@ -16,6 +16,8 @@ export function adbHome(): void {
   // What is kept below the user's own stays where it is.
   process.env["XDG_CACHE_HOME"] ||= join(homedir(), ".cache");
   const home = mkdtempSync(join(tmpdir(), "jmp-agent-adb-"));
+  // What tests install stays where it is.
+  process.env["XDG_CACHE_HOME"] ??= join(homedir(), ".cache");
   process.env["HOME"] = home;
   after(() => rmSync(home, { recursive: true, force: true }));
 }
