@@ -51,7 +51,11 @@ describe(`Python client ${version}`, { skip: missingClient(version) || noQemu([u
     const log = join(folder, "log");
     writeFileSync(join(folder, "fls"), flsDouble(log), { mode: 0o755 });
     const env = { PATH: `${folder}:${process.env["PATH"]}`, OCI_USERNAME: "envuser", OCI_PASSWORD: "envpass" };
-    const agent = await startAgent(t, { qemu: qemuEntry({ flash_timeout: 2, oci_registry: "registry.test" }) }, { env });
+    const agent = await startAgent(
+      t,
+      { qemu: qemuEntry({ flash_timeout: 2, oci_registry: "registry.test" }) },
+      { env },
+    );
     await drive(agent, version, "oci", log);
     assert.doesNotMatch(agent.output(), /envpass|s3cret/);
   });

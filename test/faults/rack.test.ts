@@ -28,7 +28,8 @@ async function rack(t: TestContext, names: readonly string[]) {
     writeFileSync(file(name), stringify({ ...lab.exporterConfig(name, { ...exported }), ...extra }));
   for (const name of names) write(name, drivers);
   const env = {
-    ...{ ...process.env, XDG_RUNTIME_DIR: runtimeDirectory(home), RUNTIME_DIRECTORY: "" },
+    // Agents of other tests have their sockets where temporary files are.
+    ...{ ...process.env, XDG_RUNTIME_DIR: runtimeDirectory(home), RUNTIME_DIRECTORY: "", TMPDIR: home },
     JMP_CLIENT_CONFIG_HOME: home,
   };
   const start = (...words: string[]) => {

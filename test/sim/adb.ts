@@ -13,11 +13,9 @@ export function missingAdb(): string | false {
 
 /** A home for the keys that ADB servers make, instead of the user's own. For this process and what it starts. */
 export function adbHome(): void {
-  // What is kept below the user's own stays where it is.
-  process.env["XDG_CACHE_HOME"] ||= join(homedir(), ".cache");
   const home = mkdtempSync(join(tmpdir(), "jmp-agent-adb-"));
   // What tests install stays where it is.
-  process.env["XDG_CACHE_HOME"] ??= join(homedir(), ".cache");
+  process.env["XDG_CACHE_HOME"] ||= join(homedir(), ".cache");
   process.env["HOME"] = home;
   after(() => rmSync(home, { recursive: true, force: true }));
 }
