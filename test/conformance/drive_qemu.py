@@ -153,7 +153,7 @@ def oci(client, log):
     raises(DriverError, "fls flash failed (return code 3)", flash, "oci://registry.test/fails", "bios")
     raises(DriverError, "fls flash timed out after 2s", flash, "oci://registry.test/hangs", "bios")
     qemu.flasher.call("flash", "oci://registry.test/image:1", "bios")
-    assert len(Path(log).read_text().splitlines()) == 5
+    assert len(Path(log).read_text().splitlines()) == 6
     with tempfile.TemporaryDirectory() as folder:
         dumped = Path(folder) / "dumped"
         qemu.flasher.dump(dumped, target="bios")
