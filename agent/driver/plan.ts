@@ -95,10 +95,16 @@ async function draftDriver(
   const meant = known === undefined ? closest(type, catalog.types()) : undefined;
   const driver = known ?? (await catalog.foreign?.(type, meant));
   if (driver === undefined) {
-    const what = type.includes(".")
+    const isClass = type.includes(".");
+    const what = isClass
       ? `Driver '${type}' is not installed. Please check exporter configuration.`
       : `${type} doesn't look like a class path`;
-    problems.push({ path: [...at, "type"], message: meant === undefined ? what : `${what} Did you mean ${meant}?` });
+    const elsewhere =
+      isClass && catalog.foreign !== undefined ? " A Python that has Jumpstarter and this class would run it." : "";
+    problems.push({
+      path: [...at, "type"],
+      message: what + (meant === undefined ? elsewhere : ` Did you mean ${meant}?`),
+    });
     return undefined;
   }
   if (driver.bridge !== undefined) {

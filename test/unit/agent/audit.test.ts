@@ -38,9 +38,12 @@ function linesOf(file: string): Line[] {
     .map((line) => JSON.parse(line) as Line);
 }
 
-/** Bounded, as whether a line is on the disk is seen from outside only. */
+/** Bounded, as whether a line is on the disk is seen from outside only; a write that is seen half is not the end. */
 async function written(file: string, count: number): Promise<Line[]> {
-  await eventually(`${count} lines are written`, () => existsSync(file) && linesOf(file).length >= count);
+  await eventually(`${count} lines are written`, () => {
+    const text = existsSync(file) ? readFileSync(file, "utf8") : "";
+    return text.split("\n").length > count && text.endsWith("\n");
+  });
   return linesOf(file);
 }
 

@@ -245,7 +245,10 @@ test("a driver entry has one of three shapes", async (t) => {
       'export.p.config.log_level: must be one of "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"',
     ],
     ["{type: x}", "export.p.type: x doesn't look like a class path"],
-    ["{type: a.b}", "export.p.type: Driver 'a.b' is not installed. Please check exporter configuration."],
+    [
+      "{type: a.b}",
+      "export.p.type: Driver 'a.b' is not installed. Please check exporter configuration. A Python that has Jumpstarter and this class would run it.",
+    ],
   ];
   for (const [entry, expected] of refused) {
     assert.deepEqual(unplaced(await remarks(t, named(`export: {p: ${entry}}`)))[0], expected);

@@ -32,7 +32,7 @@ test("refs that lead nowhere or in a circle are problems with a path", async () 
 
 test("unknown types and wrong common config keys are named with their path", async () => {
   assert.deepEqual(await plan({ p: { type: "no_such.driver.X" } }), [
-    "export.p.type: Driver 'no_such.driver.X' is not installed. Please check exporter configuration.",
+    "export.p.type: Driver 'no_such.driver.X' is not installed. Please check exporter configuration. A Python that has Jumpstarter and this class would run it.",
   ]);
   const problems = await plan({
     p: { type: "jumpstarter_driver_composite.driver.Composite", config: { uuid: "not one" } },
