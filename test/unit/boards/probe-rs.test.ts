@@ -72,8 +72,10 @@ test("commands, their environment, and what they print", async (t) => {
   assert.equal(await on("plain").download(handle), "ok\n");
   const own = { PATH: process.env["PATH"], HOME: process.env["HOME"], NO_COLOR: "1", PROBE_RS_NON_INTERACTIVE: "true" };
   const [info, reset, , read, download] = calls();
+  // Of the shell that plays the program, and of Node where coverage is taken.
+  const others = ["PWD", "_", "SHLVL", "OLDPWD", "NODE_V8_COVERAGE"];
   const named = ({ env }: Told = { env: {} } as Told) =>
-    Object.fromEntries(Object.entries(env).filter(([name]) => !["PWD", "_", "SHLVL", "OLDPWD"].includes(name)));
+    Object.fromEntries(Object.entries(env).filter(([name]) => !others.includes(name)));
   assert.deepEqual(named(info), own);
   assert.deepEqual(named(reset), {
     ...own,

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { eventually } from "../../../sim/rig.ts";
 import { isAlive } from "../../../sim/processes.ts";
 import { describeExit, findProgram, runProgram, startProgram, withoutSecrets } from "../../../../agent/sys/program.ts";
 
@@ -43,7 +44,7 @@ test("who is given up goes with all it has started, also those who do not listen
   await assert.rejects(runProgram(sh("yes"), options), { code: "E_LIMIT", message: "sh prints more than 10000 bytes" });
   // What a program leaves behind holds nobody up, and goes as well.
   const { stdout } = await runProgram(sh("sleep 600 & echo $!"), { ...options, graceMs: 100 });
-  assert.equal(isAlive(Number(stdout)), false);
+  await eventually("what it left behind has gone", () => !isAlive(Number(stdout)));
 });
 
 test("a program dies with the process that started it, even if that is killed", async () => {
