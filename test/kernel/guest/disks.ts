@@ -7,13 +7,13 @@ import { test } from "node:test";
 import { massStorage } from "../../sim/usbip/mass-storage.ts";
 import { plugUsb } from "../../sim/usbip/plug.ts";
 import { sdCard, usbStick } from "./lib/plug.ts";
-import { modprobe, waitFor } from "./lib/system.ts";
+import { modprobe, modprobeAnew, waitFor } from "./lib/system.ts";
 
 const mebi = 2 ** 20;
 
 test("a disk of scsi_debug appears, keeps what is written and vanishes", async () => {
   await modprobe("sd_mod");
-  await modprobe("scsi_debug", "removable=1", "dev_size_mb=8");
+  await modprobeAnew("scsi_debug", "removable=1", "dev_size_mb=8");
   const name = await waitFor("the disk", () => diskWhere("device/model", "scsi_debug"));
   await roundTrip(`/dev/${name}`, mebi);
   await writeFile(`/sys/block/${name}/device/delete`, "1");

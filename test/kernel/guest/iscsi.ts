@@ -10,7 +10,7 @@ import { iscsi } from "../../../net/iscsi/interface.ts";
 import { Target } from "../../../net/iscsi/target.ts";
 import { Initiator } from "../../sim/iscsi-initiator.ts";
 import { exporter, python } from "./lib/exporter.ts";
-import { exec, modprobe, waitFor } from "./lib/system.ts";
+import { exec, modprobe, modprobeAnew, waitFor } from "./lib/system.ts";
 
 const type = "jumpstarter_driver_iscsi.driver.ISCSI";
 const iqn = "iqn.2024-06.dev.jumpstarter:target1";
@@ -81,7 +81,7 @@ test("a target is taken away from under an initiator that is logged in", async (
 
 test("a block device of the list is a LUN, and one in use is refused in words", async (t) => {
   await modprobe("sd_mod");
-  await modprobe("scsi_debug", "dev_size_mb=8");
+  await modprobeAnew("scsi_debug", "dev_size_mb=8");
   const device = await waitFor("the disk", () => {
     const name = readdirSync("/sys/block").find(
       (name) =>

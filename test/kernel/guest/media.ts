@@ -15,7 +15,7 @@ import { loopDisk } from "../../sim/loop.ts";
 import { loopMux, muxExporter } from "../../sim/loop-mux.ts";
 import { badSectors, flakey, linear, loadMapper, mappedMedium, slow } from "./lib/media.ts";
 import { loadModules, quick, sdWire } from "./lib/muxes.ts";
-import { exec, modprobe, waitFor } from "./lib/system.ts";
+import { exec, modprobe, modprobeAnew, waitFor } from "./lib/system.ts";
 
 const mebi = 2 ** 20;
 
@@ -56,9 +56,8 @@ function scsiDebugDisk(): string | undefined {
 
 /** A disk of the kernel's own, with these properties; one with others may be there from an earlier test. @returns its name */
 async function scsiDebug(t: TestContext, ...options: string[]): Promise<string> {
-  await exec("modprobe", "-r", "scsi_debug");
   await modprobe("sd_mod");
-  await modprobe("scsi_debug", ...options);
+  await modprobeAnew("scsi_debug", ...options);
   t.after(() => exec("modprobe", "-r", "scsi_debug"));
   return await waitFor("the disk", scsiDebugDisk);
 }

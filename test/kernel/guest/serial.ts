@@ -73,8 +73,8 @@ test("an adapter is pulled out of an open console: its reader is told, the recor
   await waitFor("it records again", async () => (await state().catch(() => undefined)) === "recording");
   const tookMs = performance.now() - backMs;
   t.diagnostic(`back after ${tookMs.toFixed(0)} ms`);
-  // A second is what it may take on a host; an emulated one reads its sysfs ten times slower.
-  assert.ok(tookMs < 3_000, `${tookMs} ms`);
+  // A second is what it may take on a host; an emulated one reads its sysfs ten times slower, with half a core twenty.
+  assert.ok(tookMs < 10_000, `${tookMs} ms`);
   await board.write("back again\r\n");
   await waitFor("it is recorded", async () => (await recorded(node)).endsWith("back again\r\n"));
   const told = (await recorded(node)).replace(/(\[port\])+/g, "[port]");

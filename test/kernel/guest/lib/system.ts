@@ -9,6 +9,12 @@ export async function modprobe(name: string, ...parameters: string[]): Promise<v
   await exec("modprobe", name, ...parameters);
 }
 
+/** The same for one that is to begin anew, whoever has loaded it before. */
+export async function modprobeAnew(name: string, ...parameters: string[]): Promise<void> {
+  await exec("modprobe", "-r", name);
+  await modprobe(name, ...parameters);
+}
+
 /** Runs a program to its end. @returns what it printed. Rejects, with that in the message, when it fails. */
 export async function exec(program: string, ...args: string[]): Promise<string> {
   try {
