@@ -7,7 +7,11 @@ import { syncDirectory } from "../../agent/stream/durable.ts";
 
 /** A new host key in OpenSSH's format. Ed25519: every client since 2014 knows it, and it takes no time to make. */
 export function makeHostKey(): string {
-  return ssh2.utils.generateKeyPairSync("ed25519").private;
+  for (;;) {
+    const key = ssh2.utils.generateKeyPairSync("ed25519").private;
+    // ssh2 1.17 cuts zeros off the front of the public half (lib/keygen.js): one key in 256 is none.
+    if (!(ssh2.utils.parseKey(key) instanceof Error)) return key;
+  }
 }
 
 /**

@@ -59,6 +59,15 @@ function startSsh(t: Cleanup, port: number, words: readonly string[]): ChildProc
   return child;
 }
 
+/** What it prints first. Rejects when it ends without a word. */
+async function firstOutput(child: ChildProcess): Promise<string> {
+  let complaints = "";
+  child.stderr?.on("data", (chunk: Buffer) => (complaints += chunk.toString()));
+  const silent = once(child, "close").then(() => Promise.reject(new Error(`ssh ended without output: ${complaints}`)));
+  const [chunk] = (await Promise.race([once(child.stdout as NodeJS.ReadableStream, "data"), silent])) as [Buffer];
+  return chunk.toString();
+}
+
 describe("a board's sshd behind our server", { skip: noSshd }, () => {
   const cleanups: (() => unknown)[] = [];
   const whole: Cleanup = { after: (done: unknown) => void cleanups.push(done as () => unknown) };
@@ -155,13 +164,13 @@ describe("a board's sshd behind our server", { skip: noSshd }, () => {
     const echo = await startListener(t, (socket) => socket.end("from the board's side\n"));
     const forward = (port: number) => ["-L", `127.0.0.1:${port}:127.0.0.1:${echo}`, "127.0.0.1", "echo up; cat"];
     const first = startSsh(t, open.port, forward(denied));
-    await once(first.stdout as NodeJS.ReadableStream, "data");
+    await firstOutput(first);
     assert.equal(await readAll(connectTcp(denied, "127.0.0.1")), "");
     first.kill();
 
     const free = await gate(t, sshd.port, { ssh_identity: sshd.key, allow_forwarding: true });
     const second = startSsh(t, free.port, forward(allowed));
-    await once(second.stdout as NodeJS.ReadableStream, "data");
+    await firstOutput(second);
     assert.equal(await readAll(connectTcp(allowed, "127.0.0.1")), "from the board's side\n");
     second.kill();
 
@@ -177,7 +186,7 @@ describe("a board's sshd behind our server", { skip: noSshd }, () => {
     const echo = await startListener(t, (socket) => socket.end("from the client's side\n"));
     const port = await freePort();
     const child = startSsh(t, free.port, ["-R", `127.0.0.1:${port}:127.0.0.1:${echo}`, "127.0.0.1", "echo up; cat"]);
-    await once(child.stdout as NodeJS.ReadableStream, "data");
+    await firstOutput(child);
     assert.equal(await readAll(connectTcp(port, "127.0.0.1")), "from the client's side\n");
     child.kill();
   });
@@ -279,12 +288,12 @@ describe("a board's sshd behind our server", { skip: noSshd }, () => {
     const before = timers();
     const child = startSsh(t, own.port, ["127.0.0.1", "echo $$; exec cat"]);
     const ended = once(child, "exit");
-    const [pid] = (await once(child.stdout as NodeJS.ReadableStream, "data")) as [Buffer];
-    assert.ok(existsSync(`/proc/${pid.toString().trim()}`));
+    const pid = (await firstOutput(child)).trim();
+    assert.ok(existsSync(`/proc/${pid}`));
     await own.exporter.tree.release();
     const [code] = (await ended) as [number];
     assert.equal(code, 255);
-    await eventually("the command on the board has ended", () => !existsSync(`/proc/${pid.toString().trim()}`));
+    await eventually("the command on the board has ended", () => !existsSync(`/proc/${pid}`));
     await eventually("nothing of the connection is left", () => timers() <= before);
   });
 
@@ -365,8 +374,7 @@ describe("a board that goes", { skip: noSshd }, () => {
     const child = startSsh(t, through.port, ["127.0.0.1", "echo $PPID; cat"]);
     let stderr = "";
     child.stderr?.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
-    const [first] = (await once(child.stdout as NodeJS.ReadableStream, "data")) as [Buffer];
-    process.kill(Number(first.toString()), "SIGKILL");
+    process.kill(Number(await firstOutput(child)), "SIGKILL");
     const [code] = (await once(child, "close")) as [number];
     assert.equal(code, 255);
     assert.match(stderr, /the board closed the connection|the connection to the board broke/);
@@ -387,7 +395,7 @@ describe("a board that goes", { skip: noSshd }, () => {
     const child = startSsh(t, through.port, ["127.0.0.1", "echo up; cat"]);
     let stderr = "";
     child.stderr?.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
-    await once(child.stdout as NodeJS.ReadableStream, "data");
+    await firstOutput(child);
     pulled = true;
     const [code] = (await once(child, "close")) as [number];
     assert.equal(code, 255);
