@@ -13,10 +13,13 @@ export interface Suggestions {
 }
 
 /** A driver that asks something that does not answer must not hold up the others. */
-const limitMs = 10_000;
+const usualLimitMs = 10_000;
 
-/** Asks all drivers of a catalog for entries for what is plugged in. An entry that no agent would take is a failure. */
-export async function collectSuggestions(catalog: Catalog): Promise<Suggestions> {
+/**
+ * Asks all drivers of a catalog for entries for what is plugged in. An entry that no agent would take is a failure.
+ * @param limitMs how long a driver may look
+ */
+export async function collectSuggestions(catalog: Catalog, limitMs = usualLimitMs): Promise<Suggestions> {
   const failures: string[] = [];
   const drivers = new Map<AnyDriver, string>();
   for (const type of catalog.types()) {
@@ -31,7 +34,7 @@ export async function collectSuggestions(catalog: Catalog): Promise<Suggestions>
   const answers = await Promise.all(
     [...drivers].map(async ([driver, type]) => {
       try {
-        return { type, suggestions: await withinLimit(async () => (await driver.suggest?.()) ?? []) };
+        return { type, suggestions: await withinLimit(async () => (await driver.suggest?.()) ?? [], limitMs) };
       } catch (thrown) {
         failures.push(`${type}: ${toAgentError(thrown).message}`);
         return { type, suggestions: [] };
@@ -59,7 +62,7 @@ function freeName(suggested: string, taken: readonly Suggestion[]): string {
   for (let number = 2; ; number += 1) if (!isTaken(`${name}-${number}`)) return `${name}-${number}`;
 }
 
-async function withinLimit<T>(work: () => Promise<T>): Promise<T> {
+async function withinLimit<T>(work: () => Promise<T>, limitMs: number): Promise<T> {
   let late: NodeJS.Timeout | undefined;
   try {
     const limit = new Promise<never>((_, reject) => {

@@ -19,12 +19,13 @@ describe("the lab with the Python exporter", { skip: missingClient(newest) }, ()
       startPythonExporter(t, lab, newest, "board", power);
       await lab.ready("board", limitMs);
 
-      const { code, stderr } = await pythonClient(t, lab, version, "ann").shell(
+      const { code, stdout, stderr } = await pythonClient(t, lab, version, "ann").shell(
         ["--selector", "kind=board"],
         ["j", "power", "on"],
         limitMs,
       );
-      assert.equal(code, 0, stderr);
+      // The client's log, with what it was that failed, is in its output.
+      assert.equal(code, 0, stdout + stderr);
       const { records } = lab;
       assert.deepEqual(
         records.statuses.map(({ name }) => name).filter((name, index, all) => name !== all[index - 1]),
@@ -120,7 +121,7 @@ describe("the lab with the Python exporter", { skip: missingClient(newest) }, ()
 });
 
 async function setUp(t: TestContext, options: ControllerOptions = {}): Promise<Lab> {
-  const lab = await startController(options);
+  const lab = await startController({ dialsAwaitListen: true, ...options });
   t.after(() => lab.close());
   lab.addExporter({ name: "board", labels: { kind: "board" } });
   for (const name of ["ann", "bob"]) lab.addClient({ name });

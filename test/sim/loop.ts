@@ -1,5 +1,15 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -36,27 +46,40 @@ export function loopDisk(
     content = undefined as Uint8Array | undefined,
   } = {},
 ): LoopDisk {
+  // The drive has a file of its own, as nobody else may get its number while it is empty.
   const backing = join(folder, "medium");
+  const drive = join(folder, "drive");
   writeFileSync(backing, content ?? "");
   truncateSync(backing, sizeBytes);
+  linkSync(backing, drive);
   const flags = ["--sector-size", String(blockBytes), readOnly ? "--read-only" : "--partscan"];
-  const path = execFileSync("losetup", ["--find", "--show", ...flags, backing], { encoding: "utf8" }).trim();
+  const words = ["--find", "--show", ...flags, drive];
+  const path = execFileSync("losetup", words, { encoding: "utf8" }).trim();
+  const tellSize = () => execFileSync("losetup", ["--set-capacity", path]);
   let isIn = true;
-  const eject = () => {
-    if (isIn) execFileSync("losetup", ["--detach", path]);
-    isIn = false;
-  };
   t.after(() => {
-    eject();
+    execFileSync("losetup", ["--detach", path]);
     rmSync(folder, { recursive: true, force: true });
   });
   return {
     path,
     backing,
-    eject,
+    eject() {
+      if (!isIn) return;
+      isIn = false;
+      const taken = join(folder, "taken");
+      copyFileSync(drive, taken);
+      renameSync(taken, backing);
+      truncateSync(drive, 0);
+      tellSize();
+    },
     insert() {
-      execFileSync("losetup", [...flags, path, backing]);
+      if (isIn) return;
       isIn = true;
+      copyFileSync(backing, drive);
+      rmSync(backing);
+      linkSync(drive, backing);
+      tellSize();
     },
   };
 }

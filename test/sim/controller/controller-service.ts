@@ -23,6 +23,7 @@ export interface ControllerParts {
   readonly hooks: Hooks;
   /** How long a Dial waits for an exporter that is still Available. */
   readonly dialWaitMs: number;
+  readonly dialsAwaitListen: boolean;
   routerEndpoint(): string;
   telemetryEndpoint(): { endpoint: string; certificate: string; minSeverity: string } | undefined;
 }
@@ -124,6 +125,9 @@ export function controllerService(parts: ControllerParts): Service {
         await dialable(exporter, call);
         const { stream, token } = router.token();
         const response = { routerEndpoint: parts.routerEndpoint(), routerToken: token };
+        while (parts.dialsAwaitListen && !listenQueues.hasListener(leaseName)) {
+          await sleep(50, undefined, { signal: call.signal, ref: false });
+        }
         await listenQueues.push(leaseName, response, call.signal);
         records.dials.push({ atMs: records.nowMs(), client: client.name, lease: leaseName, stream });
         return response;

@@ -72,6 +72,11 @@ export interface ControllerOptions {
   readonly outsideRouter?: { readonly endpoint: string; readonly ca: string };
   /** How long a Dial waits for an exporter that is still Available. Default: 30 s, as the real one. */
   readonly dialWaitMs?: number;
+  /**
+   * A Dial waits until the exporter listens. The real one refuses with UNAVAILABLE. The Python exporter says that it is ready and begins to
+   * listen at the same time, in any order; clients before 0.9 do not dial again.
+   */
+  readonly dialsAwaitListen?: boolean;
   /** Without a Status stream for so long, an exporter is offline. Default: 60 s, as the real one. */
   readonly offlineAfterMs?: number;
 }
@@ -177,6 +182,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
   const parts = {
     ...{ release, world, auth, leases, statusStreams, listenQueues, router, hooks },
     dialWaitMs: options.dialWaitMs ?? 30_000,
+    dialsAwaitListen: options.dialsAwaitListen ?? false,
     routerEndpoint: () => lab.routerEndpoint,
     telemetryEndpoint: () =>
       telemetry && {

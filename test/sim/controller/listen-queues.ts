@@ -9,6 +9,7 @@ const depth = 8;
 /** Where dials of a lease meet the Listen stream of its exporter. */
 export interface ListenQueues {
   serve(exporter: string, lease: string, call: Call, out: Sink<ListenResponse>): Promise<void>;
+  hasListener(lease: string): boolean;
   /** Hands a token to the exporter that listens on the lease. */
   push(lease: string, response: ListenResponse, signal?: AbortSignal): Promise<void>;
   /** Ends the Listen streams, cleanly without a code. Default: those of all exporters. */
@@ -83,6 +84,7 @@ export function createListenQueues(records: Records, shared: boolean): ListenQue
       records.touched();
       if (error) throw error;
     },
+    hasListener: (lease) => (queues.get(lease)?.listeners.size ?? 0) > 0,
     async push(lease, response, signal) {
       let queue = queues.get(lease);
       if (shared) {
