@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { startHttp } from "../sim/http.ts";
 import type { OptionList } from "../../net/tftp/protocol.ts";
 import { lossyProxy } from "../sim/lossy-proxy.ts";
+import { ownTime } from "../sim/run-delay.ts";
 import { download, folderWith, startTftp, TftpPeer, until } from "../sim/tftp.ts";
 
 const window = (size: number): OptionList => [
@@ -124,20 +125,21 @@ for (const how of ["send", "read"] as const) {
     t.after(() => slow.kill());
     let cuts = "";
     slow.stdout.on("data", (data) => (cuts = String(data).trim()));
-    await until(() => server.connections === 256, 5_000);
+    await until(() => server.connections === 256, 20_000);
     const tookMs: number[] = [];
     const end = performance.now() + 7_000;
     for (let round = 0; performance.now() < end; round += 1) {
       // From an address of its own, and from one that slow ones have too. A download that has just begun is not slow.
       const localAddress = how === "read" || round % 2 === 0 ? "127.0.0.9" : "127.0.3.7";
-      const startMs = performance.now();
+      // A processor that other suites have is not what the connections do.
+      const elapsedMs = ownTime();
       const got = await fetchOnce(server.port, localAddress);
-      tookMs.push(performance.now() - startMs);
+      tookMs.push(elapsedMs());
       assert.match(got, /^HTTP\/1\.1 200 [^]*content$/, `${localAddress} in round ${round}`);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     tookMs.sort((a, b) => a - b);
-    // What the connections do, they do to all; a machine with other work is late now and then.
+    // What the connections do, they do to all.
     const almostWorstMs = tookMs[Math.floor(tookMs.length * 0.9)] ?? Infinity;
     assert.ok(almostWorstMs < 1_000, `${almostWorstMs.toFixed(0)} ms`);
     assert.ok(server.connections <= 256);

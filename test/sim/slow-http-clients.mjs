@@ -1,4 +1,4 @@
-// HTTP clients that move one byte in 5 s, from 50 addresses. Who is cut comes again. Prints how often that was, each second.
+// HTTP clients that move one byte in 5 s, from 50 addresses. Who is cut comes again after 5 s. Prints how often that was, each second.
 // usage: node slow-http-clients.mjs PORT COUNT send|read
 import { connect } from "node:net";
 import { clearInterval, setInterval, setTimeout } from "node:timers";
@@ -19,7 +19,7 @@ function begin(index) {
   socket.once("close", () => {
     clearInterval(drip);
     cuts += 1;
-    setTimeout(begin, 1_000, index);
+    setTimeout(begin, 5_000, index);
   });
 }
 
