@@ -10,6 +10,7 @@ import { LogBus } from "../driver/log.ts";
 import { stateDirectory } from "../sys/state-directory.ts";
 import { defineCommand, type Given, type Options } from "./command.ts";
 import { levelOf, startProcessLog } from "./process-log.ts";
+import { startService } from "./service.ts";
 import { listenForStop } from "./signals.ts";
 import { TransferScreen } from "./transfer-screen.ts";
 
@@ -60,18 +61,22 @@ Examples:
     const stop = listenForStop((exitCode) => process.exit(exitCode));
     const output = await openOutput(given);
     const log = output.logs.logger({ source: "system", logger: "boot" });
+    const manager = await startService(log);
     try {
       const service = await startBootService({ ...wanted, log });
       try {
         for (const endpoint of service.endpoints) log.info(`serving ${wanted.root} at ${endpoint}`);
         output.watch(() => service.running());
+        manager.follow(() => ({ text: `serving ${wanted.root}, ${service.running().length} transfers`, ready: true }));
         const { signal, exitCode } = await stop.requested;
         log.info(`${signal}: stopping`);
+        manager.stopping();
         return exitCode;
       } finally {
         await service.stop();
       }
     } finally {
+      manager.close();
       output.close();
     }
   },

@@ -74,7 +74,7 @@ export const globalOptions = {
     type: "string",
     value: "FORMAT",
     choices: ["auto", "json", "text"],
-    help: "auto is text on a terminal, else JSON (auto)",
+    help: "auto is text on a terminal, fields in the journal, else JSON (auto)",
     group: "Logging",
   },
 } as const satisfies Options;

@@ -1,6 +1,8 @@
 import { readFileSync } from "node:fs";
 import pino from "pino";
-import type { LogBus, LogRecord, Severity } from "../driver/log.ts";
+import { severities, type LogBus, type LogRecord, type Severity } from "../driver/log.ts";
+import type { Journal } from "../sys/journal.ts";
+import { journalEntry, journalOfOutput } from "./journal-log.ts";
 
 export interface ProcessLogOptions {
   /** Least severe level that is written: debug, info, warning, error or critical. */
@@ -8,7 +10,7 @@ export interface ProcessLogOptions {
   readonly format?: string | undefined;
 }
 
-/** Standard output, for the lines of all exporters of this process. */
+/** Where the lines of all exporters of this process go. */
 export interface ProcessLog {
   /** Copies every record of the bus. @param exporter whose records they are; none for those of the process itself */
   follow(logs: LogBus, exporter?: string): void;
@@ -36,8 +38,31 @@ export function levelOf(given: { readonly "log-level"?: string }): Severity {
   return (given["log-level"]?.toUpperCase() ?? "INFO") as Severity;
 }
 
-/** Writes log records to standard output: JSON lines, or text where a person reads along. */
+/** Writes log records to standard output: entries of the journal if it leads there, text where a person reads along, else JSON lines. */
 export async function startProcessLog(options: ProcessLogOptions): Promise<ProcessLog> {
+  const journal = options.format === undefined || options.format === "auto" ? await journalOfOutput() : undefined;
+  return journal === undefined ? await startOutput(options) : intoJournal(journal, options);
+}
+
+function intoJournal(journal: Journal, { level = "info" }: ProcessLogOptions): ProcessLog {
+  const least = severities.indexOf(level.toUpperCase() as Severity);
+  const unsubscribers: (() => void)[] = [];
+  return {
+    follow(logs, exporter) {
+      const write = (record: LogRecord) => {
+        if (severities.indexOf(record.severity) < least) return;
+        journal.write(journalEntry(record, exporter, logs.context));
+      };
+      unsubscribers.push(logs.subscribe(write));
+    },
+    close() {
+      for (const unsubscribe of unsubscribers) unsubscribe();
+      journal.close();
+    },
+  };
+}
+
+async function startOutput(options: ProcessLogOptions): Promise<ProcessLog> {
   const text = options.format === "text" || (options.format !== "json" && process.stdout.isTTY);
   const destination = pino.destination({ fd: 1, sync: text, maxLength: maxBufferedBytes });
   // A log reader that has gone away (EPIPE) does not end the exporter.

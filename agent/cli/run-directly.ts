@@ -11,6 +11,7 @@ import { openReceipts } from "./receipt-options.ts";
 import type { Listeners } from "./listeners.ts";
 import { levelOf, startProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
+import { startService, type Service } from "./service.ts";
 import { listenForStop } from "./signals.ts";
 import { claimSocketPath } from "./unix-socket.ts";
 
@@ -30,9 +31,11 @@ export async function runDirectly(
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
   processLog.follow(logs, config.metadata.name);
   let audit: AuditLog | undefined;
+  let service: Service | undefined;
   try {
     const log = logs.logger({ source: "system", logger: "jmp-agent" });
     for (const warning of warnings) log.warn(warning);
+    const manager = (service = await startService(log));
     const stop = listenForStop((exitCode) => process.exit(exitCode));
     // One call that goes wrong in a way its driver forgot must not end the others.
     process.on("unhandledRejection", (reason) => log.error(`Unhandled rejection: ${toAgentError(reason).message}`));
@@ -40,6 +43,7 @@ export async function runDirectly(
     const broken = new Promise<never>((_, reject) => process.once("uncaughtException", reject));
     const requested = stop.requested.then(({ signal, exitCode }) => {
       log.info(`${signal}: stopping`);
+      manager.stopping();
       return exitCode;
     });
     await removeDeadLeases(process.env);
@@ -48,11 +52,15 @@ export async function runDirectly(
       ...{ config, logs, ...listeners, env: process.env },
       receipts: (await openReceipts(given, log)).keepers,
       observer: audit?.begin({ exporter: config.metadata.name, lease: "standalone", client: "" }),
-      ready: () => announce(config.metadata.name, listeners, log),
+      ready: () => {
+        announce(config.metadata.name, listeners, log);
+        manager.follow(() => ({ text: `exporter ${config.metadata.name} serves directly`, ready: true }));
+      },
       stop: Promise.race([requested, broken]),
     });
   } finally {
     await audit?.close();
+    service?.close();
     processLog.close();
     // Whatever a driver has left behind must not keep the process.
     setTimeout(() => process.exit(), lingerMs).unref();

@@ -16,6 +16,7 @@ import type { globalOptions, Given } from "./command.ts";
 import { openReceipts } from "./receipt-options.ts";
 import { levelOf, startProcessLog, type ProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
+import { startService, type Service, type ServiceState } from "./service.ts";
 import { listenForStop } from "./signals.ts";
 
 type RunOptions = Given<typeof runOptions> & Given<typeof globalOptions>;
@@ -34,13 +35,16 @@ export async function runLeased(given: RunOptions): Promise<number> {
     });
   }
   const processLog = await startProcessLog({ level: given["log-level"], format: given["log-format"] });
+  let service: Service | undefined;
   try {
     const logs = new LogBus(levelOf(given));
     processLog.follow(logs);
     const log = logs.logger({ source: "system", logger: "jmp-agent" });
     const configured = await loadAll(files, log, { alone: files.length === 1 && given.all !== true });
-    return await serveAll(given, { configured, find, processLog, log });
+    service = await startService(log);
+    return await serveAll(given, { configured, find, processLog, log, service });
   } finally {
+    service?.close();
     processLog.close();
     // Whatever a driver has left behind must not keep the process.
     setTimeout(() => process.exit(), lingerMs).unref();
@@ -94,10 +98,12 @@ interface Serving {
   readonly find: () => Promise<ConfigFile[]>;
   readonly processLog: ProcessLog;
   readonly log: Logger;
+  readonly service: Service;
 }
 
-async function serveAll(given: RunOptions, { configured, find, processLog, log }: Serving): Promise<number> {
+async function serveAll(given: RunOptions, { configured, find, processLog, log, service }: Serving): Promise<number> {
   await removeDeadLeases(process.env);
+  service.follow(() => ({ text: "waiting until the time is set", ready: false }));
   // Until the exporters are there, a signal may end the process as it does any other.
   await waitForTime({ clock: systemClock, log });
   const { keepers: receipts } = await openReceipts(given, log);
@@ -112,6 +118,7 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
     ...{ clock: systemClock, env: process.env },
     ...{ channels, audit, receipts, openLogs, find, log },
   });
+  service.follow(() => hostState(host));
   const signals = listenForStop(
     (exitCode) => process.exit(exitCode),
     ({ signal, exitCode }) => {
@@ -121,15 +128,16 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
   );
   void signals.requested.then(({ signal, exitCode }) => {
     log.info(`${signal}: stopping`);
+    service.stopping();
     host.stop("now", exitCode);
   });
   const control = await serveControl({
-    reload: ({ exporter }) => host.reload(exporter),
+    reload: ({ exporter }) => service.reloading(() => host.reload(exporter)),
     status: async () => host.status(),
   }).catch((error: unknown) => {
     log.warn(`jmp-agent reload cannot reach this agent: ${toAgentError(error).message}`);
   });
-  const watcher = given.watch === true ? watch(given, configured, host, log) : undefined;
+  const watcher = given.watch === true ? watch(given, configured, { host, log, service }) : undefined;
   try {
     return await host.done;
   } finally {
@@ -140,8 +148,30 @@ async function serveAll(given: RunOptions, { configured, find, processLog, log }
   }
 }
 
+/** `3 exporters, 2 registered, 1 leased` */
+function hostState(host: Host): ServiceState {
+  const all = host.status();
+  const missing = all.reduce((sum, { offline }) => sum + offline.length, 0);
+  const counts = [
+    `${all.length} ${all.length === 1 ? "exporter" : "exporters"}`,
+    `${all.filter(({ online }) => online).length} registered`,
+    `${all.filter(({ lease }) => lease !== null).length} leased`,
+    ...(missing === 0 ? [] : [`${missing} ${missing === 1 ? "driver" : "drivers"} offline`]),
+  ];
+  // A controller that does not answer keeps nobody from being ready.
+  return {
+    text: counts.join(", "),
+    ready: all.every(({ state }) => state !== "starting"),
+    overdue: host.overdue,
+  };
+}
+
 /** Reloads when a file changes. */
-function watch(given: RunOptions, configured: readonly Configured[], host: Host, log: Logger): FileWatcher {
+function watch(
+  given: RunOptions,
+  configured: readonly Configured[],
+  { host, log, service }: { host: Host; log: Logger; service: Service },
+): FileWatcher {
   const { user, system } = exporterDirectories(process.env);
   const tell = (what: string, reports: readonly ReloadReport[]) => {
     for (const { exporter, outcome, problems } of reports) {
@@ -149,7 +179,8 @@ function watch(given: RunOptions, configured: readonly Configured[], host: Host,
     }
   };
   const reload = (what: string) => {
-    host.reload().then(
+    const reloaded = service.reloading(() => host.reload());
+    reloaded.then(
       (reports) => tell(what, reports),
       (error: unknown) => log.error(`${what} is not taken over: ${toAgentError(error).message}`),
     );

@@ -3,6 +3,7 @@ import type { Catalog } from "../driver/catalog.ts";
 import type { ConfigProblem } from "../driver/entry.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { planTree, type PlannedDriver } from "../driver/plan.ts";
+import { tokenCredential } from "./credentials.ts";
 import { parseConfigDocument, type PlacedProblem } from "./document.ts";
 import { checkExporterConfig, type ExporterConfig } from "./schema.ts";
 
@@ -20,7 +21,7 @@ export interface Inspection {
 export interface LoadOptions {
   /** The drivers that may be named. */
   readonly catalog: Catalog;
-  /** Where `JMP_NAME` and `JMP_NAMESPACE` come from. */
+  /** Where `JMP_NAME`, `JMP_NAMESPACE` and the directory of credentials come from. */
   readonly env?: NodeJS.ProcessEnv;
 }
 
@@ -55,18 +56,23 @@ export async function inspectConfig(file: string, { catalog, env = process.env }
 }
 
 /**
- * @returns a configuration without problems, and the lines of its warnings
+ * @returns a configuration without problems, with the token that the service manager holds if it has none, and the lines of its warnings
  * @throws AgentError E_CONFIG with one line `file:line:column: path: what is wrong` for each problem
  */
 export async function loadConfig(
   file: string,
   options: LoadOptions,
 ): Promise<{ config: ExporterConfig; warnings: string[] }> {
+  const { env = process.env } = options;
   const { config, problems, warnings } = await inspectConfig(file, options);
   if (config === undefined) {
     throw new AgentError("E_CONFIG", problems.map((problem) => describeProblem(file, problem)).join("\n"));
   }
-  return { config, warnings: warnings.map((warning) => describeProblem(file, warning, "warning: ")) };
+  const token = config.token?.trim() ? config.token : ((await tokenCredential(file, env)) ?? config.token);
+  return {
+    config: { ...config, token },
+    warnings: warnings.map((warning) => describeProblem(file, warning, "warning: ")),
+  };
 }
 
 /** `file:line:column: path: message`, the form that editors and CI systems link. */

@@ -10,6 +10,7 @@ import { Backoff } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import type { ControllerClient } from "./controller-client.ts";
 import { startControllerLink } from "./controller-link.ts";
+import { Heart } from "./heart.ts";
 import { LeaseLoop } from "./lease-loop.ts";
 import type { HookName, Lease, LeaseEffect, LeaseEvent, LeaseState } from "./lease-machine.ts";
 import { openLeaseScope, type LeaseScope } from "./lease-scope.ts";
@@ -51,6 +52,8 @@ export interface LeasedExporter {
   readonly state: LeaseState;
   /** Whether the controller has taken the registration and not been lost since. */
   readonly online: boolean;
+  /** What of its own work hangs; undefined while all is well, whatever the controller does. */
+  readonly overdue: string | undefined;
   /** Ends the exporter in good order: afterLease runs, the controller is told. */
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   /** Runs a task while no lease is served: at once, or when the current lease is over. Leases wait for it. */
@@ -72,6 +75,11 @@ const releaseLimitMs = 30_000;
 /** How long the controller may take to hear that the exporter goes. */
 const farewellMs = 10_000;
 
+/** The edges of a lease and what is done between leases; each step of it has a limit of its own, far below. */
+const edgeLimitMs = 3 * 60_000;
+/** A configuration with many drivers that all hang: each is waited for. */
+const taskLimitMs = 30 * 60_000;
+
 export function startLeasedExporter(options: LeasedExporterOptions): LeasedExporter {
   const { exporter, controller, clock, config, env } = options;
   const work = options.work ?? { openScope: openLeaseScope, runHook, killLeftoverHooks };
@@ -82,6 +90,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
   const reporter = new StatusReporter({ controller, clock, log });
   const waiting: (() => Promise<void>)[] = [];
   let free = Promise.resolve();
+  const heart = new Heart(clock);
   let scope: LeaseScope | undefined;
   let audit: LeaseAudit | undefined;
   /** What went wrong with the lease, for the audit log. */
@@ -143,6 +152,10 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
 
   async function begin(lease: Lease): Promise<void> {
     await free;
+    await heart.during("the lease does not begin", edgeLimitMs, () => open(lease));
+  }
+
+  async function open(lease: Lease): Promise<void> {
     exporter.logs.context = contextOf(lease);
     log.info(`Lease ${lease.name} begins`);
     const { name, client, context } = lease;
@@ -183,6 +196,11 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
   }
 
   async function clean(): Promise<void> {
+    await heart.during("the lease does not end", edgeLimitMs, () => cleanUp());
+    for (const task of waiting.splice(0)) await task();
+  }
+
+  async function cleanUp(): Promise<void> {
     const ended = scope;
     scope = undefined;
     if (ended !== undefined) {
@@ -197,7 +215,6 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     audit = undefined;
     failure = undefined;
     exporter.logs.context = {};
-    for (const task of waiting.splice(0)) await task();
   }
 
   /** Says goodbye, as far as the controller listens. */
@@ -260,8 +277,12 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     get online() {
       return link.online;
     },
+    get overdue() {
+      return heart.overdue;
+    },
     stop: (when, exitCode) => loop.dispatch({ kind: "stop", when, exitCode }),
-    whenFree(task) {
+    whenFree(work) {
+      const task = () => heart.during("the drivers are not changed", taskLimitMs, work);
       if (loop.state.phase === "available") {
         const done = free.then(task);
         free = done.catch(() => {});

@@ -18,6 +18,8 @@ export interface HostOptions extends Omit<HostEnvironment, "onHost"> {
 
 export interface Host {
   status(): HostedStatus[];
+  /** An exporter that hangs, and in what; undefined while all are well, whatever their controllers do. */
+  readonly overdue: string | undefined;
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   reload(only?: string): Promise<ReloadReport[]>;
   /** Settles when the last exporter has ended, with the first exit code that is not 0. */
@@ -70,6 +72,10 @@ export function startHost(files: readonly { file: ConfigFile; config: ExporterCo
   for (const { file, config } of files) start(file, config);
   return {
     status: () => [...exporters.values()].map((exporter) => exporter.status()),
+    get overdue() {
+      const [first] = [...exporters.values()].filter(({ overdue }) => overdue !== undefined);
+      return first?.overdue === undefined ? undefined : `${first.name}: ${first.overdue}`;
+    },
     stop,
     async reload(only) {
       const reports: ReloadReport[] = [];

@@ -42,6 +42,8 @@ export interface HostedExporter {
   readonly file: ConfigFile;
   /** What it does now, for people. */
   status(): HostedStatus;
+  /** What of its own work hangs, and only a new process would end. */
+  readonly overdue: string | undefined;
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   /** Something that ran on its behalf threw where nobody caught it: it alone begins anew. */
   fail(error: unknown): void;
@@ -257,6 +259,9 @@ export function hostExporter(
           offlineReason === undefined ? [] : [{ driver: planned.path, reason: offlineReason }],
         ),
       };
+    },
+    get overdue() {
+      return running?.leased.overdue;
     },
     stop(when, exitCode) {
       stopped ??= { when, exitCode };
