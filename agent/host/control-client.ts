@@ -3,7 +3,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import * as z from "zod";
 import { AgentError, isSystemError, toAgentError } from "../driver/errors.ts";
-import { searchedDirectories, whyNotOurs } from "./control-directory.ts";
+import { searchedDirectories, systemDirectory, whyNotOurs } from "./control-directory.ts";
 import { answerLimitMs, answerLine, longestAnswerBytes, parseLine, readLine } from "./control-protocol.ts";
 import type { ControlRequests } from "./control-protocol.ts";
 
@@ -23,7 +23,7 @@ export interface AskOptions {
 }
 
 /**
- * Asks every running agent of this user, all at once, and removes the sockets of those that died.
+ * Asks every running agent of this user (root: those of the service manager, too), all at once, and removes the sockets of those that died.
  * @returns the answers by process number; empty if nobody runs
  */
 export async function askAgents<K extends keyof ControlRequests>(
@@ -33,19 +33,25 @@ export async function askAgents<K extends keyof ControlRequests>(
 ): Promise<AgentAnswer[]> {
   const asked: Promise<AgentAnswer | undefined>[] = [];
   for (const directory of searchedDirectories(env)) {
-    const untrusted = (await whyNotOurs(directory)) !== undefined;
-    if (untrusted) continue;
+    const ours = (await whyNotOurs(directory)) === undefined;
+    // Root asks the service manager's agents, too. It tells them no secret, and takes what they say for no more than that.
+    if (!ours && !(process.getuid?.() === 0 && directory === systemDirectory)) continue;
     for (const name of await readdir(directory).catch(() => [])) {
       const pid = Number(/^(\d{1,10})\.sock$/.exec(name)?.[1] ?? NaN);
       if (Number.isNaN(pid) || (only !== undefined && only !== pid)) continue;
-      asked.push(askOne(directory, pid, `${JSON.stringify({ request, params })}\n`, limitMs));
+      asked.push(askOne(directory, pid, `${JSON.stringify({ request, params })}\n`, { limitMs, ours }));
     }
   }
   const answers = (await Promise.all(asked)).filter((one) => one !== undefined);
   return answers.sort((a, b) => a.pid - b.pid);
 }
 
-async function askOne(directory: string, pid: number, line: string, limitMs: number): Promise<AgentAnswer | undefined> {
+async function askOne(
+  directory: string,
+  pid: number,
+  line: string,
+  { limitMs, ours }: { limitMs: number; ours: boolean },
+): Promise<AgentAnswer | undefined> {
   const path = join(directory, `${pid}.sock`);
   const socket = connect(path);
   try {
@@ -57,7 +63,7 @@ async function askOne(directory: string, pid: number, line: string, limitMs: num
   } catch (thrown) {
     if (isSystemError(thrown) && ["ECONNREFUSED", "ENOENT"].includes(thrown.code)) {
       // A socket between bind and listen refuses too; its process lives.
-      if (!isAlive(pid)) await unlink(path).catch(() => {});
+      if (ours && !isAlive(pid)) await unlink(path).catch(() => {});
       return undefined;
     }
     return { pid, error: toAgentError(thrown) };

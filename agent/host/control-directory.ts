@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { AgentError, isSystemError, toAgentError } from "../driver/errors.ts";
 
 /** Where a service manager's agents are, which their user's shell is not told about. */
-const systemDirectory = "/run/jumpstarter-agent/control";
+export const systemDirectory = "/run/jumpstarter-agent/control";
 
 /** Where an agent of this user may have its socket; the first whose parent is there is taken. */
 function ownDirectories(env: NodeJS.ProcessEnv): string[] {
