@@ -1,0 +1,177 @@
+// Builds Debian packages. What they hold depends on the commit alone: two builds have one digest.
+// usage: npm run package -- [amd64|arm64|armhf|all] [--out DIR] [--version VERSION] [--compression 0-9]
+// Default: this machine's architecture, into dist-packages/. Man pages and completions are taken from dist-docs/man/NAME.SECTION
+// and dist-docs/completions/{bash,zsh,fish}/, if they are there. The maintainer is whom DEBFULLNAME and DEBEMAIL name.
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { cpSync, existsSync, lutimesSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { chmodSync, lstatSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, relative, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { architectures } from "./architectures.mjs";
+import { copyright, layProgram, wrapper } from "./program.mjs";
+
+const name = "jumpstarter-agent";
+const program = `/usr/lib/${name}`;
+const binaries = ["jmp-agent", "j"];
+const scripts = ["preinst", "postinst", "prerm", "postrm"];
+
+process.chdir(dirname(import.meta.dirname));
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    out: { type: "string", default: "dist-packages" },
+    version: { type: "string" },
+    compression: { type: "string", default: "6" },
+  },
+});
+const [wanted = output("dpkg", "--print-architecture")] = positionals;
+const known = Object.keys(architectures);
+if (positionals.length > 1 || !["all", ...known].includes(wanted)) {
+  console.error(`usage: npm run package -- [${known.join("|")}|all] [--out DIR] [--version VERSION]`);
+  process.exit(2);
+}
+// Times in the package are that of the commit.
+process.env.SOURCE_DATE_EPOCH ??= output("git", "log", "-1", "--format=%ct");
+const epoch = Number(process.env.SOURCE_DATE_EPOCH);
+const version = values.version ?? versionOfCommit();
+for (const architecture of wanted === "all" ? known : [wanted]) console.log(await makePackage(architecture));
+
+/** @returns the path of the package */
+async function makePackage(architecture) {
+  const work = mkdtempSync(join(tmpdir(), "jmp-agent-package-"));
+  try {
+    const root = join(work, "root");
+    const parts = await layProgram(join(root, program), architecture);
+    layFiles(root, architecture, parts);
+    layControl(root, architecture);
+    for (const path of everything(root)) setModeAndTime(path);
+    mkdirSync(values.out, { recursive: true });
+    const made = resolve(values.out, `${name}_${version}_${architecture}.deb`);
+    const packer = ["-Zxz", `-z${values.compression}`];
+    execFileSync("dpkg-deb", ["--root-owner-group", ...packer, "--build", root, made], { stdio: "pipe" });
+    return made;
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+/** All but the program itself. */
+function layFiles(root, architecture, parts) {
+  const put = (path, text, mode = 0o644) => {
+    mkdirSync(dirname(join(root, path)), { recursive: true });
+    writeFileSync(join(root, path), text, { mode });
+  };
+  for (const binary of binaries) put(`/usr/bin/${binary}`, wrapper(program, binary, architecture), 0o755);
+  mkdirSync(join(root, "etc/jumpstarter/exporters"), { recursive: true });
+  const placed = {
+    "systemd/system": "usr/lib/systemd/system",
+    "systemd/sysusers.d": "usr/lib/sysusers.d",
+    "systemd/tmpfiles.d": "usr/lib/tmpfiles.d",
+    "systemd/udev": "usr/lib/udev/rules.d",
+    "systemd/examples": `usr/share/doc/${name}/examples/systemd`,
+    examples: `usr/share/doc/${name}/examples`,
+    "dist-docs/completions/bash": "usr/share/bash-completion/completions",
+    "dist-docs/completions/zsh": "usr/share/zsh/vendor-completions",
+    "dist-docs/completions/fish": "usr/share/fish/vendor_completions.d",
+  };
+  for (const [from, to] of Object.entries(placed)) {
+    if (existsSync(from)) cpSync(from, join(root, to), { recursive: true });
+  }
+  for (const page of existsSync("dist-docs/man") ? readdirSync("dist-docs/man") : []) {
+    const section = page.split(".").at(-1);
+    put(`/usr/share/man/man${section}/${page}.gz`, zipped(readFileSync(join("dist-docs/man", page))));
+  }
+  put(`/usr/share/doc/${name}/copyright`, copyright(parts));
+  put(`/usr/share/doc/${name}/changelog.gz`, zipped(changelog()));
+}
+
+function layControl(root, architecture) {
+  const files = everything(root).filter((path) => lstatSync(path).isFile());
+  const kib = files.reduce((sum, path) => sum + Math.ceil(statSync(path).size / 1024), 0);
+  const inPackage = (path) => relative(root, path);
+  const md5 = (path) => createHash("md5").update(readFileSync(path)).digest("hex");
+  const conffiles = files.map((path) => `/${inPackage(path)}\n`).filter((path) => path.startsWith("/etc/"));
+  const control = join(root, "DEBIAN");
+  mkdirSync(control);
+  const texts = {
+    control: controlFile(architecture, kib),
+    md5sums: files.map((path) => `${md5(path)}  ${inPackage(path)}\n`).join(""),
+    ...(conffiles.length > 0 && { conffiles: conffiles.join("") }),
+    ...Object.fromEntries(scripts.map((script) => [script, readFileSync(join("packaging/deb", script))])),
+  };
+  for (const [file, text] of Object.entries(texts)) {
+    writeFileSync(join(control, file), text, { mode: scripts.includes(file) ? 0o755 : 0o644 });
+  }
+}
+
+function controlFile(architecture, kib) {
+  const { node } = architectures[architecture];
+  const depends = [
+    // What Node is linked with: the oldest versions that its symbols ask for.
+    ...(node === undefined ? ["nodejs (>= 20.19)"] : ["libc6 (>= 2.28)", "libstdc++6 (>= 8)", "libgcc-s1"]),
+    "systemd | systemd-standalone-sysusers",
+    "systemd | systemd-standalone-tmpfiles",
+  ];
+  return [
+    `Package: ${name}`,
+    `Version: ${version}`,
+    `Architecture: ${architecture}`,
+    `Maintainer: ${maintainer()}`,
+    `Installed-Size: ${kib}`,
+    `Depends: ${depends.join(", ")}`,
+    "Recommends: systemd, udev, ca-certificates",
+    "Suggests: python3, qemu-system-arm, u-boot-qemu, qemu-utils, dnsmasq-base, nftables, ustreamer, sshfs, adb, fastboot",
+    "Section: net",
+    "Priority: optional",
+    "Description: Jumpstarter exporter for lab hosts",
+    " Serves boards to unmodified Jumpstarter clients: leases, power, consoles,",
+    " flashing and netboot, with TFTP, HTTP and DHCP of its own. It reads the",
+    " configuration files of the Python exporter.",
+    "",
+  ].join("\n");
+}
+
+/** That of package.json, and the commit unless this is the tagged release itself. */
+function versionOfCommit() {
+  const { version } = JSON.parse(readFileSync("package.json", "utf8"));
+  const tags = output("git", "tag", "--points-at", "HEAD").split("\n");
+  const changed = output("git", "status", "--porcelain", "--untracked-files=no") !== "";
+  if (tags.includes(`v${version}`) && !changed) return version;
+  const [time, commit] = output("git", "log", "-1", "--date=format-local:%Y%m%d%H%M%S", "--format=%cd %h").split(" ");
+  return `${version}+git${time}.${commit}${changed ? ".changed" : ""}`;
+}
+
+function changelog() {
+  const subjects = output("git", "log", "-20", "--format=  * %s");
+  const date = new Date(epoch * 1000).toUTCString().replace("GMT", "+0000");
+  return `${name} (${version}) unstable; urgency=medium\n\n${subjects}\n\n -- ${maintainer()}  ${date}\n`;
+}
+
+function maintainer() {
+  const { DEBFULLNAME, DEBEMAIL } = process.env;
+  if (DEBFULLNAME && DEBEMAIL) return `${DEBFULLNAME} <${DEBEMAIL}>`;
+  return output("git", "log", "-1", "--format=%cn <%ce>");
+}
+
+/** The gzip program's bytes are the same everywhere; those of Node's zlib differ between its releases. */
+function zipped(content) {
+  return execFileSync("gzip", ["-9nc"], { input: content });
+}
+
+function everything(folder) {
+  return readdirSync(folder, { recursive: true })
+    .sort()
+    .map((path) => join(folder, path));
+}
+
+function setModeAndTime(path) {
+  const status = lstatSync(path);
+  if (!status.isSymbolicLink()) chmodSync(path, (status.mode & 0o100) !== 0 ? 0o755 : 0o644);
+  lutimesSync(path, epoch, epoch);
+}
+
+function output(command, ...words) {
+  return execFileSync(command, words, { encoding: "utf8", env: { ...process.env, TZ: "UTC" } }).trim();
+}
