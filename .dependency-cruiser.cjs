@@ -21,6 +21,22 @@ module.exports = {
       to: { path: "^(net|boards|bundles)/", pathNot: ["^$1/", "/interface\\.ts$"] },
     },
     {
+      name: "the-appliance-knows-a-few-doors",
+      comment: "the writer of disks, OCI artifacts and their signatures; of the agent what hardware rooms know",
+      severity: "error",
+      from: { path: "^appliance/" },
+      to: {
+        path: "^(agent|net|boards|bundles)/",
+        pathNot: ["^agent/(driver|stream|sys)/", "^boards/storage/(block|image)/", "^bundles/(oci|signature)/"],
+      },
+    },
+    {
+      name: "only-the-command-line-knows-the-appliance",
+      severity: "error",
+      from: { path: "^(agent|net|boards|bundles)/", pathNot: "^agent/cli/" },
+      to: { path: "^appliance/" },
+    },
+    {
       name: "the-core-knows-no-hardware",
       severity: "error",
       from: {

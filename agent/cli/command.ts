@@ -50,6 +50,8 @@ export interface Command<O extends Options = Options> {
 export interface CommandGroup {
   readonly summary: string;
   readonly commands: Commands;
+  /** What words that name none of the commands are for, as in `jmp-agent update FILE`. */
+  readonly otherwise?: () => Promise<Command>;
   /** Further text of the help. */
   readonly notes?: string;
 }

@@ -34,6 +34,10 @@ export const commands: Commands = {
     summary: "Show and verify what was flashed on this host",
     load: async () => (await import("./receipts/commands.ts")).receipts,
   },
+  update: {
+    summary: "Update the appliance: to its other system, on trial",
+    load: async () => (await import("./update/commands.ts")).update,
+  },
   dump: {
     summary: "Read the storage of a board into a file",
     load: async () => (await import("./dump.ts")).dump,

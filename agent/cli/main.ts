@@ -44,6 +44,14 @@ async function callIn(group: CommandGroup, name: string[], args: readonly string
   // Options before the command's name belong to every command, as with the Python command line.
   const at = commandIndex(args);
   const word = args[at];
+  if (
+    group.otherwise !== undefined &&
+    word !== "help" &&
+    !(word !== undefined && Object.hasOwn(group.commands, word))
+  ) {
+    if (args.includes("--help")) return say(`${groupHelp(group, name)}\n${commandHelp(await group.otherwise())}`);
+    return await call(await group.otherwise(), args, before);
+  }
   const { given } = readArguments(args.slice(0, at), { ...globalOptions, version: { type: "boolean", help: "" } });
   if (given.version) return say(`${version}\n`);
   if (given.help || word === "help") return say(groupHelp(group, name));

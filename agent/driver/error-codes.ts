@@ -42,6 +42,10 @@ export const errorCodes = {
     meaning:
       "a disk may not be written: in use, read-only, too small, no whole disk, or another one than was looked at",
   },
+  E_INCOMPATIBLE: {
+    category: "precondition",
+    meaning: "an update is made for another machine, does not fit, or is older than what runs; it was not written",
+  },
   E_CONFIG: { category: "invalid", meaning: "the exporter configuration is wrong; file, line and column are named" },
   E_USAGE: { category: "invalid", meaning: "wrong words on the command line" },
   E_UNAUTHENTICATED: { category: "unauthenticated", meaning: "the passphrase or token is missing or wrong" },

@@ -14,22 +14,25 @@ export interface ArtifactFile {
   readonly path: string;
 }
 
-// The OCI image specification's "guidance for an empty descriptor".
-const emptyConfig = Buffer.from("{}");
-const emptyConfigDescriptor = {
-  mediaType: "application/vnd.oci.empty.v1+json",
-  digest: digestOf(emptyConfig),
-  size: emptyConfig.length,
-  data: emptyConfig.toString("base64"),
+/** What an artifact is; by default a flasher bundle, which has no configuration. */
+export interface ArtifactKind {
+  readonly artifactType: string;
+  readonly config: { readonly mediaType: string; readonly bytes: Buffer };
+}
+
+const bundleKind: ArtifactKind = {
+  artifactType: bundleArtifactType,
+  config: { mediaType: "application/vnd.oci.empty.v1+json", bytes: Buffer.from("{}") },
 };
 
 /**
- * Files as a flasher bundle: an OCI artifact with one titled layer per file, as `oras push` makes it. The same files make
- * the same digest, as nothing in it tells when, where or by whom it was made.
+ * Files as an OCI artifact with one titled layer per file, as `oras push` makes it. The same files make the same digest, as nothing in it tells
+ * when, where or by whom it was made.
  */
 export async function artifactOf(
   files: readonly ArtifactFile[],
   signal: AbortSignal,
+  { artifactType, config }: ArtifactKind = bundleKind,
 ): Promise<{ source: Source; digest: Digest }> {
   const paths = new Map<Digest, string>();
   const layers = [];
@@ -48,11 +51,19 @@ export async function artifactOf(
     const mediaType = /\.ya?ml$/.test(title) ? "application/yaml" : "application/octet-stream";
     layers.push({ mediaType, digest, size, annotations: { [titleAnnotation]: title } });
   }
+  const { mediaType, bytes: configBytes } = config;
+  // The content as well: readers need not ask for it. The OCI image specification has it so for an empty one.
+  const configDescriptor = {
+    mediaType,
+    digest: digestOf(configBytes),
+    size: configBytes.length,
+    data: configBytes.toString("base64"),
+  };
   const manifest = {
     schemaVersion: 2,
     mediaType: imageManifestType,
-    artifactType: bundleArtifactType,
-    config: emptyConfigDescriptor,
+    artifactType,
+    config: configDescriptor,
     layers,
   };
   const bytes = Buffer.from(JSON.stringify(manifest));
@@ -64,9 +75,9 @@ export async function artifactOf(
     blob: (expected, { from = 0 }) => {
       const path = paths.get(expected.digest);
       if (path !== undefined) return Promise.resolve(createReadStream(path, { start: from }));
-      if (expected.digest === emptyConfigDescriptor.digest)
-        return Promise.resolve(Readable.from([emptyConfig.subarray(from)]));
-      return Promise.reject(new AgentError("E_INVALID", `the bundle has no blob ${expected.digest}`));
+      if (expected.digest === configDescriptor.digest)
+        return Promise.resolve(Readable.from([configBytes.subarray(from)]));
+      return Promise.reject(new AgentError("E_INVALID", `the artifact has no blob ${expected.digest}`));
     },
     close: () => Promise.resolve(),
   };

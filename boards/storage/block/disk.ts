@@ -24,6 +24,8 @@ export interface DiskOptions {
   readonly direct?: boolean | undefined;
   /** A regular file may stand in for a disk; it grows as needed, and what follows the image stays. */
   readonly allowFile?: boolean | undefined;
+  /** A partition may stand in for a disk; others of its disk may be in use. */
+  readonly allowPartition?: boolean | undefined;
   /** Of the image, when it is known before it comes. */
   readonly imageBytes?: number | undefined;
   /** Where the image is, when it is a file or a disk of this host: nothing is written onto itself. */
@@ -269,11 +271,11 @@ async function mayUse(
   path: string,
   facts: BlockFacts,
   mode: "read" | "write",
-  { imageBytes, imagePath, roots = kernelRoots }: DiskOptions,
+  { imageBytes, imagePath, allowPartition, roots = kernelRoots }: DiskOptions,
   log: Logger,
 ): Promise<void> {
   if (mode === "write") {
-    await refuseToWrite(path, facts, { sizeBytes: imageBytes, path: imagePath }, roots);
+    await refuseToWrite(path, facts, { sizeBytes: imageBytes, path: imagePath }, roots, { allowPartition });
   } else {
     for (const { text } of await refuseToRead(path, facts, roots))
       log.warn(`${text}: what is read may change meanwhile`);

@@ -1,5 +1,5 @@
 import { readdir, readFile, realpath } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 /** Where the kernel tells of disks and mounts; tests have trees of their own. */
 export interface KernelRoots {
@@ -40,11 +40,17 @@ export async function readFacts(number: string, roots: KernelRoots = kernelRoots
 /** @throws the system's error when it has gone */
 async function factsIn(sysfs: string): Promise<BlockFacts> {
   const [number, sectors] = await Promise.all([text(sysfs, "dev"), text(sysfs, "size")]);
-  const [partition, readOnly, diskSequence, vendor, model, card] = await Promise.all(
-    ["partition", "ro", "diskseq", "device/vendor", "device/model", "device/name"].map((name) =>
-      text(sysfs, name).catch(() => undefined),
-    ),
-  );
+  const optional = (folder: string, names: string[]) =>
+    Promise.all(names.map((name) => text(folder, name).catch(() => undefined)));
+  const [partition, readOnly] = await optional(sysfs, ["partition", "ro"]);
+  // A partition is on its disk's medium.
+  const disk = partition === undefined ? sysfs : dirname(sysfs);
+  const [diskSequence, vendor, model, card] = await optional(disk, [
+    "diskseq",
+    "device/vendor",
+    "device/model",
+    "device/name",
+  ]);
   const words = [vendor, model ?? card].filter((word) => word !== undefined && word !== "");
   return {
     name: basename(sysfs),

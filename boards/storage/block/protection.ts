@@ -100,11 +100,12 @@ export async function refuseToWrite(
   disk: BlockFacts,
   image: { readonly sizeBytes: number | undefined; readonly path?: string | undefined },
   roots: KernelRoots,
+  { allowPartition = false }: { readonly allowPartition?: boolean | undefined } = {},
 ): Promise<void> {
   const refuse = (reason: string): never => {
     throw refused(path, disk, reason);
   };
-  if (disk.isPartition) refuse("it is a partition, and images are for whole disks");
+  if (disk.isPartition && !allowPartition) refuse("it is a partition, and images are for whole disks");
   const uses = await usesOf(disk, roots);
   if (uses.length > 0) refuse(listed(uses));
   if (disk.isReadOnly) refuse("it is read-only");
