@@ -38,6 +38,9 @@ const packages = {
   // What tftpd-hpa and atftpd are linked with, which are themselves unpacked only.
   [`${libraries}/libwrap.so.0`]: "libwrap0",
   busybox: "busybox",
+  zsh: "zsh",
+  fish: "fish",
+  mandoc: "mandoc",
   dhclient: "isc-dhcp-client",
   cpio: "cpio",
   modprobe: "kmod",

@@ -58,4 +58,8 @@ export const commands: Commands = {
     summary: "Let running agents take over changed configurations",
     load: async () => (await import("./reload.ts")).reload,
   },
+  completion: {
+    summary: "Print the script with which a shell completes these words",
+    load: async () => (await import("./completion/completion.ts")).completionOf(commands),
+  },
 };
