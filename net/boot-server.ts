@@ -121,9 +121,11 @@ interface ViewConfig {
 }
 
 /** What an exporter shows by its boot server driver. */
-export function viewOfDriver({ config, exporter, path, log }: Omit<OpenContext<ViewConfig>, "shared">): View {
+export function viewOfDriver(context: Omit<OpenContext<ViewConfig>, "shared">): View {
+  const { config, exporter, path, log } = context;
   const roots = [config.root_dir, config.global_root_dir].filter((root) => typeof root === "string");
-  return { name: `${path} of ${exporter}`, roots, boards: config.boards, log };
+  const ended: View["ended"] = (transfer) => context.tell({ kind: "transfer", path, transfer });
+  return { name: `${path} of ${exporter}`, roots, boards: config.boards, log, ended };
 }
 
 /** A server that listens. `stop` frees the port before it returns. */

@@ -7,7 +7,7 @@ import type { Lease } from "./dhcp/leases.ts";
 import { DhcpServer } from "./dhcp/server.ts";
 import { HttpServer } from "./http/server.ts";
 import { TftpServer } from "./tftp/server.ts";
-import type { RunningTransfer } from "./transfers.ts";
+import type { RunningTransfer } from "../agent/driver/shown.ts";
 import type { Uploads } from "./uploads.ts";
 import type { View } from "./views.ts";
 
@@ -26,6 +26,8 @@ export interface BootServiceOptions {
   readonly windowLimit: number;
   readonly dhcp: BootDhcp | undefined;
   readonly log: Logger;
+  /** Told when a transfer is over. */
+  readonly ended?: View["ended"];
 }
 
 /** DHCP as a boot service needs it; see dhcp/config.ts. */
@@ -46,7 +48,7 @@ export interface BootService {
 export async function startBootService(options: BootServiceOptions): Promise<BootService> {
   const { root, uploads, log, interface: device } = options;
   const hosts = options.hosts.length > 0 ? options.hosts : [device === undefined ? "::" : `%${device}`];
-  const view: View = { name: "boot", roots: [root], boards: [], uploads, log };
+  const view: View = { name: "boot", roots: [root], boards: [], uploads, log, ended: options.ended };
   const endpoints: string[] = [];
   const stops: (() => void | Promise<void>)[] = [];
   const stop = async () => {

@@ -1,6 +1,7 @@
 import { BlockList, isIP, isIPv6 } from "node:net";
 import { AgentError } from "../agent/driver/errors.ts";
 import type { Logger } from "../agent/driver/log.ts";
+import type { EndedTransfer } from "../agent/driver/shown.ts";
 import { macOf, parseMac } from "./neighbours.ts";
 import type { Uploads } from "./uploads.ts";
 
@@ -15,6 +16,8 @@ export interface View {
   /** Where its boards may leave files, by a write request of TFTP or HTTP's PUT; without it they may not. */
   readonly uploads?: Uploads | undefined;
   readonly log: Logger;
+  /** Told when a transfer with one of its boards is over. Must not throw. */
+  readonly ended?: ((transfer: EndedTransfer) => void) | undefined;
 }
 
 /** Who a board is: an address, a network in CIDR notation, or a MAC address. */

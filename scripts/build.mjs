@@ -1,5 +1,5 @@
 // Bundles the two binaries to dist/, each driver in a chunk of its own that is loaded only when a config names it.
-import { chmodSync, copyFileSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync, renameSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { build } from "esbuild";
 
@@ -11,6 +11,8 @@ export async function bundleProgram(outdir, { sourcemap = true } = {}) {
   const { metafile } = await build({ ...options, outdir, sourcemap, metafile: true });
   // The Python half of the side-car lies beside the code that starts it.
   copyFileSync("agent/sidecar/host.py", join(outdir, "chunks/host.py"));
+  // And so does the status page.
+  cpSync("agent/ops/http/page", join(outdir, "chunks/page"), { recursive: true });
   for (const binary of ["jmp-agent.js", "j.js"]) chmodSync(join(outdir, binary), 0o755);
   return Object.keys(metafile.inputs);
 }

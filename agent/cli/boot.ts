@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { startBootService, type BootDhcp, type BootServiceOptions } from "../../net/boot-service.ts";
 import { architectures, type Architecture } from "../../net/dhcp/boot-choice.ts";
 import { parseMac } from "../../net/neighbours.ts";
-import type { RunningTransfer } from "../../net/transfers.ts";
+import type { RunningTransfer } from "../driver/shown.ts";
 import { openUploads } from "../../net/uploads.ts";
 import { AgentError, isSystemError } from "../driver/errors.ts";
 import { LogBus } from "../driver/log.ts";

@@ -81,11 +81,11 @@ export async function readListeners(
 }
 
 /** `1234`, `host:1234`, `:1234`, `[::1]:1234`. */
-export function parseListener(text: string): { host: string; port: number } {
+export function parseListener(text: string, option = "--tls-grpc-listener"): { host: string; port: number } {
   const colon = text.lastIndexOf(":");
   const host = text.slice(0, Math.max(colon, 0)).replace(/^\[(.*)\]$/, "$1");
   const digits = text.slice(colon + 1);
-  const wrong = (message: string) => new AgentError("E_USAGE", `--tls-grpc-listener: ${message}`);
+  const wrong = (message: string) => new AgentError("E_USAGE", `${option}: ${message}`);
   if (!/^\s*[+-]?\d+\s*$/.test(digits)) throw wrong(`port must be an integer, got '${digits}'`);
   const port = Number(digits);
   if (port < 1 || port > 65_535) throw wrong(`port must be between 1 and 65535, got ${port}`);

@@ -1,12 +1,16 @@
 import { hostname } from "node:os";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { LogBus, type Logger } from "../driver/log.ts";
+import type { DriverTree } from "../driver/tree.ts";
 import { runDirect } from "../host/direct.ts";
 import type { AuditLog } from "../ops/audit.ts";
+import { driversStatus, type ExporterStatus } from "../ops/exporter-status.ts";
+import { observeTogether } from "../ops/watch-together.ts";
 import { openAudit } from "./audit-option.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { globalOptions, Given } from "./command.ts";
 import { loadExporterConfig } from "./exporter-config.ts";
+import { consoleIn, loadMetrics, startOperations, type OperationsWords } from "./operations.ts";
 import { openReceipts } from "./receipt-options.ts";
 import type { Listeners } from "./listeners.ts";
 import { levelOf, startProcessLog } from "./process-log.ts";
@@ -14,6 +18,7 @@ import type { runOptions } from "./run.ts";
 import { startService, type Service } from "./service.ts";
 import { listenForStop } from "./signals.ts";
 import { claimSocketPath } from "./unix-socket.ts";
+import { version } from "./version.ts";
 
 /** How long the process may take to end by itself when everything is closed. */
 const lingerMs = 500;
@@ -22,6 +27,7 @@ const lingerMs = 500;
 export async function runDirectly(
   given: Given<typeof runOptions> & Given<typeof globalOptions>,
   listeners: Listeners,
+  operations: OperationsWords | undefined,
 ): Promise<number> {
   hidePassphrase(given.passphrase);
   const { config, warnings } = await loadExporterConfig(onlyOne(given));
@@ -32,6 +38,7 @@ export async function runDirectly(
   processLog.follow(logs, config.metadata.name);
   let audit: AuditLog | undefined;
   let service: Service | undefined;
+  let listener: Awaited<ReturnType<typeof startOperations>> | undefined;
   try {
     const log = logs.logger({ source: "system", logger: "jmp-agent" });
     for (const warning of warnings) log.warn(warning);
@@ -48,23 +55,62 @@ export async function runDirectly(
     });
     await removeDeadLeases(process.env);
     audit = await openAudit(given["audit-log"], log);
+    const { keepers: receipts, store } = await openReceipts(given, log);
+    const { name } = config.metadata;
+    let tree: DriverTree | undefined;
+    let serving = false;
+    const status = () => [directStatus(name, given, tree, serving)];
+    const metrics = operations && (await loadMetrics())(version, status);
+    if (operations !== undefined && metrics !== undefined) {
+      const operated = {
+        ...{ version, metrics, receipts: store, audit: given["audit-log"] },
+        exporters: status,
+        console: (exporter: string, driver: string) => (exporter === name ? consoleIn(tree, driver) : undefined),
+        transfers: () => [],
+      };
+      listener = await startOperations(operations, operated, log);
+    }
     return await runDirect({
       ...{ config, logs, ...listeners, env: process.env },
-      receipts: (await openReceipts(given, log)).keepers,
-      observer: audit?.begin({ exporter: config.metadata.name, lease: "standalone", client: "" }),
+      receipts,
+      observer: observeTogether(
+        audit?.begin({ exporter: name, lease: "standalone", client: "" }),
+        metrics?.observer(name),
+      ),
+      opened: (exporter) => {
+        tree = exporter.tree;
+        metrics?.opened(exporter);
+      },
       ready: () => {
-        announce(config.metadata.name, listeners, log);
-        manager.follow(() => ({ text: `exporter ${config.metadata.name} serves directly`, ready: true }));
+        serving = true;
+        announce(name, listeners, log);
+        manager.follow(() => ({ text: `exporter ${name} serves directly`, ready: true }));
       },
       stop: Promise.race([requested, broken]),
     });
   } finally {
     await audit?.close();
     service?.close();
+    await listener?.close();
     processLog.close();
     // Whatever a driver has left behind must not keep the process.
     setTimeout(() => process.exit(), lingerMs).unref();
   }
+}
+
+/** What the one exporter does; whoever serves without a controller has nothing to wait for. */
+function directStatus(
+  exporter: string,
+  given: Given<typeof runOptions>,
+  tree: DriverTree | undefined,
+  serving: boolean,
+): ExporterStatus {
+  return {
+    ...{ exporter, config: given["exporter-config"]?.[0] ?? given.exporter?.[0] ?? "" },
+    ...{ state: serving ? "serving" : "starting", registered: serving, online: serving, connections: 0 },
+    ...{ lease: null, client: null, leaseSince: null },
+    ...driversStatus(tree),
+  };
 }
 
 function onlyOne(given: Given<typeof runOptions>) {

@@ -11,13 +11,16 @@ import { startHost, type Host } from "../host/host.ts";
 import { removeDeadLeases } from "../host/lease-directories.ts";
 import type { ReloadReport } from "../host/reload-report.ts";
 import { watchFiles, type FileWatcher } from "../host/watch-files.ts";
+import { watchLeasesTogether } from "../ops/watch-together.ts";
 import { openAudit } from "./audit-option.ts";
 import type { globalOptions, Given } from "./command.ts";
+import { consoleIn, loadMetrics, startOperations, type OperationsWords } from "./operations.ts";
 import { openReceipts } from "./receipt-options.ts";
 import { levelOf, startProcessLog, type ProcessLog } from "./process-log.ts";
 import type { runOptions } from "./run.ts";
 import { startService, type Service, type ServiceState } from "./service.ts";
 import { listenForStop } from "./signals.ts";
+import { version } from "./version.ts";
 
 type RunOptions = Given<typeof runOptions> & Given<typeof globalOptions>;
 
@@ -25,7 +28,7 @@ type RunOptions = Given<typeof runOptions> & Given<typeof globalOptions>;
 const lingerMs = 500;
 
 /** `jmp-agent run` without a listener: one or more exporters that are leased through their controllers. */
-export async function runLeased(given: RunOptions): Promise<number> {
+export async function runLeased(given: RunOptions, operations: OperationsWords | undefined): Promise<number> {
   const find = await finder(given);
   const files = await find();
   if (files.length === 0) {
@@ -42,7 +45,7 @@ export async function runLeased(given: RunOptions): Promise<number> {
     const log = logs.logger({ source: "system", logger: "jmp-agent" });
     const configured = await loadAll(files, log, { alone: files.length === 1 && given.all !== true });
     service = await startService(log);
-    return await serveAll(given, { configured, find, processLog, log, service });
+    return await serveAll(given, { configured, find, operations, processLog, log, service });
   } finally {
     service?.close();
     processLog.close();
@@ -96,53 +99,75 @@ function isSameExporter(one: ExporterConfig, other: ExporterConfig): boolean {
 interface Serving {
   readonly configured: readonly Configured[];
   readonly find: () => Promise<ConfigFile[]>;
+  readonly operations: OperationsWords | undefined;
   readonly processLog: ProcessLog;
   readonly log: Logger;
   readonly service: Service;
 }
 
-async function serveAll(given: RunOptions, { configured, find, processLog, log, service }: Serving): Promise<number> {
+async function serveAll(
+  given: RunOptions,
+  { configured, find, operations, processLog, log, service }: Serving,
+): Promise<number> {
   await removeDeadLeases(process.env);
   service.follow(() => ({ text: "waiting until the time is set", ready: false }));
   // Until the exporters are there, a signal may end the process as it does any other.
   await waitForTime({ clock: systemClock, log });
-  const { keepers: receipts } = await openReceipts(given, log);
+  const { keepers: receipts, store } = await openReceipts(given, log);
   const audit = await openAudit(given["audit-log"], log);
   const channels = new ChannelPool();
+  let host: Host | undefined;
+  const metrics = operations && (await loadMetrics())(version, () => host?.status() ?? []);
   const openLogs = (exporter: string) => {
     const logs = new LogBus(levelOf(given));
     processLog.follow(logs, exporter);
     return logs;
   };
-  const host = startHost(configured, {
+  // A port that somebody has is told before any board is touched.
+  const listener =
+    operations &&
+    metrics &&
+    (await startOperations(
+      operations,
+      {
+        ...{ version, metrics, receipts: store, audit: given["audit-log"] },
+        exporters: () => host?.status() ?? [],
+        console: (exporter, driver) => consoleIn(host?.tree(exporter), driver),
+        transfers: () => [],
+      },
+      log,
+    ));
+  const started = (host = startHost(configured, {
     ...{ clock: systemClock, env: process.env },
-    ...{ channels, audit, receipts, openLogs, find, log },
-  });
-  service.follow(() => hostState(host));
+    ...{ channels, audit: watchLeasesTogether(audit, metrics?.leases), opened: metrics?.opened },
+    ...{ receipts, openLogs, find, log },
+  }));
+  service.follow(() => hostState(started));
   const signals = listenForStop(
     (exitCode) => process.exit(exitCode),
     ({ signal, exitCode }) => {
       log.info(`${signal}: stopping when the current lease ends`);
-      host.stop("leaseEnd", exitCode);
+      started.stop("leaseEnd", exitCode);
     },
   );
   void signals.requested.then(({ signal, exitCode }) => {
     log.info(`${signal}: stopping`);
     service.stopping();
-    host.stop("now", exitCode);
+    started.stop("now", exitCode);
   });
   const control = await serveControl({
-    reload: ({ exporter }) => service.reloading(() => host.reload(exporter)),
-    status: async () => host.status(),
+    reload: ({ exporter }) => service.reloading(() => started.reload(exporter)),
+    status: async () => started.status(),
   }).catch((error: unknown) => {
     log.warn(`jmp-agent reload cannot reach this agent: ${toAgentError(error).message}`);
   });
-  const watcher = given.watch === true ? watch(given, configured, { host, log, service }) : undefined;
+  const watcher = given.watch === true ? watch(given, configured, { host: started, log, service }) : undefined;
   try {
-    return await host.done;
+    return await started.done;
   } finally {
     watcher?.close();
     await control?.close();
+    await listener?.close();
     await audit?.close();
     await channels.close();
   }

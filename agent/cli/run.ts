@@ -1,6 +1,7 @@
 import { defineCommand } from "./command.ts";
 import { receiptOptions } from "./receipt-options.ts";
 import { listenerOptions, readListeners } from "./listeners.ts";
+import { operationsOptions, readOperations } from "./operations.ts";
 import { runDirectly } from "./run-directly.ts";
 import { runLeased } from "./run-leased.ts";
 
@@ -17,6 +18,7 @@ export const runOptions = {
   watch: { type: "boolean", help: "reload configurations when their files change" },
   "audit-log": { type: "string", value: "PATH", help: "write down who used what, as JSON lines" },
   ...receiptOptions,
+  ...operationsOptions,
   ...listenerOptions,
 } as const;
 
@@ -48,6 +50,9 @@ Examples:
   async run(given) {
     const listeners = await readListeners(given, process.env);
     delete process.env["JMP_PASSPHRASE"];
-    return listeners === undefined ? await runLeased(given) : await runDirectly(given, listeners);
+    const operations = await readOperations(given, process.env);
+    return listeners === undefined
+      ? await runLeased(given, operations)
+      : await runDirectly(given, listeners, operations);
   },
 });

@@ -1,5 +1,5 @@
 import type { WriteStream } from "node:tty";
-import type { RunningTransfer } from "../../net/transfers.ts";
+import type { RunningTransfer } from "../driver/shown.ts";
 import type { LogRecord } from "../driver/log.ts";
 
 const redrawMs = 250;

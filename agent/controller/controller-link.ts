@@ -31,6 +31,8 @@ export interface ControllerLink {
   readonly registered: boolean;
   /** Whether the controller is heard now. */
   readonly online: boolean;
+  /** How often it was heard again, the first time included. */
+  readonly connections: number;
   registerAgain(): void;
 }
 
@@ -49,6 +51,7 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
   const { controller, backoff, clock, log, signal } = options;
   let registered = false;
   let online = false;
+  let connections = 0;
   let attempt = new AbortController();
   let lastFailure: string | undefined;
   // Not AbortSignal.any() for each attempt: Node 20 keeps a trace of every one in a signal that outlives them.
@@ -65,6 +68,7 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
         if (lastFailure !== undefined) log.info("The controller answers again");
         lastFailure = undefined;
         online = true;
+        connections += 1;
         backoff.reset();
         options.reconnected();
       }
@@ -115,6 +119,9 @@ export function startControllerLink(options: ControllerLinkOptions): ControllerL
     },
     get online() {
       return online;
+    },
+    get connections() {
+      return connections;
     },
     registerAgain: () => attempt.abort(),
   };

@@ -54,6 +54,12 @@ export interface LeasedExporter {
   readonly online: boolean;
   /** What of its own work hangs; undefined while all is well, whatever the controller does. */
   readonly overdue: string | undefined;
+  /** Whether the controller has ever taken the registration. */
+  readonly registered: boolean;
+  /** How often the controller was reached. */
+  readonly connections: number;
+  /** When the lease that is served began; of the last one, if none is. */
+  readonly leaseSince: Date | undefined;
   /** Ends the exporter in good order: afterLease runs, the controller is told. */
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   /** Runs a task while no lease is served: at once, or when the current lease is over. Leases wait for it. */
@@ -95,6 +101,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
   let audit: LeaseAudit | undefined;
   /** What went wrong with the lease, for the audit log. */
   let failure: string | undefined;
+  let leaseSince: Date | undefined;
   let abandoned = false;
   let exit: (exitCode: number) => void;
   const done = new Promise<number>((resolve) => (exit = resolve));
@@ -156,6 +163,7 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
   }
 
   async function open(lease: Lease): Promise<void> {
+    leaseSince = clock.wall();
     exporter.logs.context = contextOf(lease);
     log.info(`Lease ${lease.name} begins`);
     const { name, client, context } = lease;
@@ -279,6 +287,15 @@ export function startLeasedExporter(options: LeasedExporterOptions): LeasedExpor
     },
     get overdue() {
       return heart.overdue;
+    },
+    get registered() {
+      return link.registered;
+    },
+    get connections() {
+      return link.connections;
+    },
+    get leaseSince() {
+      return leaseSince;
     },
     stop: (when, exitCode) => loop.dispatch({ kind: "stop", when, exitCode }),
     whenFree(work) {

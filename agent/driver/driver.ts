@@ -6,7 +6,8 @@ import type { Logger } from "./log.ts";
 import type { ReceiptKeeper } from "./receipt.ts";
 import type { ResourceHandle } from "./resource.ts";
 import type { Entry } from "./entry.ts";
-import type { TreeListener } from "./tree-events.ts";
+import type { Shown } from "./shown.ts";
+import type { TreeEvent, TreeListener } from "./tree-events.ts";
 
 type Awaitable<T> = T | Promise<T>;
 
@@ -62,6 +63,8 @@ export interface OpenContext<C> {
   readonly receipts: ReceiptKeeper;
   /** Listens to what happens to all drivers of the exporter, also while this driver is offline. @returns takes it back */
   observe(listener: TreeListener): () => void;
+  /** Tells those who listen, of this driver, what no call tells. */
+  tell(event: Extract<TreeEvent, { kind: "transfer" | "boot" }>): void;
 }
 
 /** An opened driver. All of `reset`, `release` and `close` must be idempotent. */
@@ -79,6 +82,8 @@ export interface OpenDriver<I extends Interface> {
    * @throws DeviceOffline if it has gone: the driver is then closed and offline, and opened again when the device is back.
    */
   check?(): Awaitable<void>;
+  /** What the host's operator may see of it now. Quick, touches no device, and never throws. */
+  shows?(): Shown;
 }
 
 /** What a driver sees of its hardware, for `jmp-agent doctor`. */

@@ -9,6 +9,7 @@ import type { PlannedDriver } from "./plan.ts";
 import type { ReceiptKeeper } from "./receipt.ts";
 import type { ResourceHandle } from "./resource.ts";
 import type { SharedObjects } from "./shared-objects.ts";
+import type { Shown } from "./shown.ts";
 import type { TreeEvents } from "./tree-events.ts";
 
 /** What the tree needs from the house to serve calls between drivers. */
@@ -86,6 +87,11 @@ export class LiveDriver {
   /** Why the driver cannot be used now; undefined while it can. */
   get offlineReason(): string | undefined {
     return this.#offline?.message;
+  }
+
+  /** What it lets the operator see; undefined while it is not open, or has nothing to show. */
+  get shown(): Shown | undefined {
+    return this.#opened?.shows?.();
   }
 
   get methodsDescription(): Readonly<Record<string, string>> {
@@ -169,6 +175,7 @@ export class LiveDriver {
         },
         receipts: this.environment.receipts,
         observe: (listener) => this.events.listen(listener),
+        tell: (event) => this.events.tell(event),
       });
       if (signal.aborted) {
         // Nobody would close it later: the driver has been closed while it opened.

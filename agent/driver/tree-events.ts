@@ -1,3 +1,5 @@
+import type { EndedTransfer } from "./shown.ts";
+
 /** What happens to a tree of drivers as a whole, for a driver that keeps a record of it. */
 export type TreeEvent =
   | { readonly kind: "lease"; readonly edge: "begins" | "ends" }
@@ -10,7 +12,11 @@ export type TreeEvent =
       readonly driverType: string;
       readonly method: string;
       readonly reason: string;
-    };
+    }
+  /** A file went between a board and this host, or should have. */
+  | { readonly kind: "transfer"; readonly path: string; readonly transfer: EndedTransfer }
+  /** A board has booted, so long after it was switched on. */
+  | { readonly kind: "boot"; readonly path: string; readonly seconds: number };
 
 export type TreeListener = (event: TreeEvent) => void;
 

@@ -5,7 +5,7 @@ import { LiveDriver, type TreeEnvironment } from "./live-driver.ts";
 import type { PlannedDriver } from "./plan.ts";
 import { compareTrees, type DriverChange } from "./replan.ts";
 import { SharedObjects } from "./shared-objects.ts";
-import { TreeEvents } from "./tree-events.ts";
+import { TreeEvents, type TreeListener } from "./tree-events.ts";
 
 /** What a replan waits for one driver; a hanging one must not keep the exporter from its next lease. */
 const closeLimitMs = 10_000;
@@ -78,6 +78,11 @@ export class DriverTree {
       }
     }
     this.#followHotPlug();
+  }
+
+  /** Listens to what happens to all its drivers. @returns takes it back */
+  observe(listener: TreeListener): () => void {
+    return this.#events.listen(listener);
   }
 
   async reset(): Promise<void> {

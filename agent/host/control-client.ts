@@ -100,6 +100,22 @@ export const statusAnswer = z.array(
     online: z.boolean(),
     lease: z.string().nullable(),
     client: z.string().nullable(),
+    leaseSince: z.string().nullable().default(null),
     offline: z.array(z.object({ driver: z.string(), reason: z.string() })),
+    registered: z.boolean().default(false),
+    drivers: z.array(z.object({ driver: z.string(), type: z.string(), offline: z.string().nullable() })).default([]),
+    transfers: z
+      .array(
+        z.object({
+          protocol: z.string(),
+          peer: z.string(),
+          name: z.string(),
+          direction: z.string(),
+          sizeBytes: z.number().nullable(),
+          movedBytes: z.number(),
+          seconds: z.number(),
+        }),
+      )
+      .default([]),
   }),
 );

@@ -19,6 +19,8 @@ export interface DirectOptions {
   readonly observer: SessionObserver | undefined;
   /** Where receipts of flashes go; forgotten unless given. */
   readonly receipts?: ReceiptKeepers | undefined;
+  /** Told when the drivers are open. */
+  readonly opened?: (exporter: Exporter) => void;
   /** Called when clients can work. */
   readonly ready: () => void;
   /** Settles with the exit code when the exporter shall stop; rejects when it must. */
@@ -39,6 +41,7 @@ export async function runDirect({
   env,
   observer,
   receipts,
+  opened,
   ready,
   stop,
 }: DirectOptions): Promise<number> {
@@ -50,6 +53,7 @@ export async function runDirect({
     logs,
     receipts: receipts?.({ exporter: config.metadata.name, exported: () => config.export, log }),
   });
+  opened?.(exporter);
   const served: Served[] = [];
   let hooks: StandaloneHooks | undefined;
   try {

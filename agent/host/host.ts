@@ -3,9 +3,11 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import type { ExporterConfig } from "../config/schema.ts";
 import { toAgentError } from "../driver/errors.ts";
 import type { Logger, LogBus } from "../driver/log.ts";
+import type { DriverTree } from "../driver/tree.ts";
 import { SharedObjects } from "../driver/shared-objects.ts";
+import type { ExporterStatus } from "../ops/exporter-status.ts";
 import type { ConfigFile } from "./config-file.ts";
-import { hostExporter, type HostedExporter, type HostedStatus, type HostEnvironment } from "./hosted-exporter.ts";
+import { hostExporter, type HostedExporter, type HostEnvironment } from "./hosted-exporter.ts";
 import type { ReloadReport } from "./reload-report.ts";
 
 export interface HostOptions extends Omit<HostEnvironment, "onHost"> {
@@ -17,9 +19,11 @@ export interface HostOptions extends Omit<HostEnvironment, "onHost"> {
 }
 
 export interface Host {
-  status(): HostedStatus[];
+  status(): ExporterStatus[];
   /** An exporter that hangs, and in what; undefined while all are well, whatever their controllers do. */
   readonly overdue: string | undefined;
+  /** The drivers of an exporter, by its name; undefined while it has none. */
+  tree(exporter: string): DriverTree | undefined;
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   reload(only?: string): Promise<ReloadReport[]>;
   /** Settles when the last exporter has ended, with the first exit code that is not 0. */
@@ -76,6 +80,7 @@ export function startHost(files: readonly { file: ConfigFile; config: ExporterCo
       const [first] = [...exporters.values()].filter(({ overdue }) => overdue !== undefined);
       return first?.overdue === undefined ? undefined : `${first.name}: ${first.overdue}`;
     },
+    tree: (name) => [...exporters.values()].find((exporter) => exporter.name === name)?.tree,
     stop,
     async reload(only) {
       const reports: ReloadReport[] = [];

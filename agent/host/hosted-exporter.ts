@@ -9,9 +9,11 @@ import { startTelemetry, type Telemetry } from "../controller/telemetry.ts";
 import type { Catalog } from "../driver/catalog.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import type { LogBus } from "../driver/log.ts";
+import type { DriverTree } from "../driver/tree.ts";
 import { describeChange, type DriverChange } from "../driver/replan.ts";
 import type { SharedObjects } from "../driver/shared-objects.ts";
 import type { AuditLog } from "../ops/audit.ts";
+import { driversStatus, type ExporterStatus } from "../ops/exporter-status.ts";
 import type { ReceiptKeepers } from "../ops/receipts/keeper.ts";
 import { createExporter, type Exporter } from "../session/exporter.ts";
 import { changedKeys, changesIdentity } from "./config-changes.ts";
@@ -29,7 +31,9 @@ export interface HostEnvironment {
   readonly env: NodeJS.ProcessEnv;
   /** Where driver types are looked up; the shipped ones unless given. */
   readonly catalog?: Catalog | undefined;
-  readonly audit: AuditLog | undefined;
+  readonly audit: Pick<AuditLog, "begin"> | undefined;
+  /** Told when an exporter's drivers are open, each time. */
+  readonly opened?: ((exporter: Exporter) => void) | undefined;
   /** Where receipts of flashes go; forgotten unless given. */
   readonly receipts?: ReceiptKeepers | undefined;
   /** What drivers of different exporters share: a port of the host. */
@@ -41,9 +45,11 @@ export interface HostedExporter {
   readonly name: string;
   readonly file: ConfigFile;
   /** What it does now, for people. */
-  status(): HostedStatus;
+  status(): ExporterStatus;
   /** What of its own work hangs, and only a new process would end. */
   readonly overdue: string | undefined;
+  /** Its drivers; undefined while it has none. */
+  readonly tree: DriverTree | undefined;
   stop(when: "now" | "leaseEnd", exitCode: number): void;
   /** Something that ran on its behalf threw where nobody caught it: it alone begins anew. */
   fail(error: unknown): void;
@@ -51,17 +57,6 @@ export interface HostedExporter {
   reload(): Promise<ReloadReport>;
   /** Serves until it is stopped. @returns the exit code. @throws what keeps it from starting, or from going on */
   run(): Promise<number>;
-}
-
-export interface HostedStatus {
-  readonly exporter: string;
-  readonly config: string;
-  readonly state: string;
-  readonly online: boolean;
-  readonly lease: string | null;
-  readonly client: string | null;
-  /** Drivers that cannot be used now, and why. */
-  readonly offline: readonly { readonly driver: string; readonly reason: string }[];
 }
 
 /** After a failure that nobody caught, drivers get this long before they are opened again. */
@@ -174,6 +169,7 @@ export function hostExporter(
     for (;;) {
       // What keeps the drivers from opening is the configuration's fault, and trying again would not mend it.
       const exporter = await openDrivers();
+      host.opened?.(exporter);
       failures.started();
       try {
         const exitCode = await serve(exporter);
@@ -252,16 +248,20 @@ export function hostExporter(
         exporter: config.metadata.name,
         config: file.path,
         state: phase,
+        registered: running?.leased.registered ?? false,
         online: running?.leased.online ?? false,
+        connections: running?.leased.connections ?? 0,
         lease: current?.name ?? null,
         client: current?.client ?? null,
-        offline: (running?.exporter.tree.drivers ?? []).flatMap(({ planned, offlineReason }) =>
-          offlineReason === undefined ? [] : [{ driver: planned.path, reason: offlineReason }],
-        ),
+        leaseSince: current === null ? null : (running?.leased.leaseSince?.toISOString() ?? null),
+        ...driversStatus(running?.exporter.tree),
       };
     },
     get overdue() {
       return running?.leased.overdue;
+    },
+    get tree() {
+      return running?.exporter.tree;
     },
     stop(when, exitCode) {
       stopped ??= { when, exitCode };

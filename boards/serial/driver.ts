@@ -8,6 +8,7 @@ import { checkPresent, devicePath, isLocal, lineConfig, makePacer, serialUrl, sh
 import { recordConfig } from "./record/config.ts";
 import { logOf } from "./record/log.ts";
 import { ConsoleRecorder } from "./record/recorder.ts";
+import { shownConsole } from "./record/shown.ts";
 import { statusOf } from "./status.ts";
 
 export default defineDriver({
@@ -80,6 +81,7 @@ export default defineDriver({
         // An open port learns by itself that it is gone, and then tells its readers why.
         if (looks && !port.isOpen) await checkPresent(url);
       },
+      shows: () => ({ console: shownConsole(port, recorder) }),
       release: () => port.hangUp(),
       close: () => port.hangUp(),
     };

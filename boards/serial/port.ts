@@ -19,6 +19,8 @@ interface Break {
   readonly done: (error?: Error) => void;
 }
 
+const LF = 0x0a;
+
 /** Sent in pieces of this, so that little of it goes on when its sender has to stop. */
 const pieceBytes = 4 * 1024;
 
@@ -26,6 +28,8 @@ const pieceBytes = 4 * 1024;
 export interface PortCounts {
   readonly receivedBytes: number;
   readonly sentBytes: number;
+  /** Ends of lines among the received bytes. */
+  readonly lines: number;
   /** What clients did not read in time. The recorder has it. */
   readonly droppedBytes: number;
 }
@@ -50,7 +54,7 @@ export class SerialPort implements PortSide {
   readonly #streams = new Set<SerialStream>();
   readonly #lines = new Map<ModemLine, boolean>();
   #sending: (Sending | Break)[] = [];
-  #counts = { receivedBytes: 0, sentBytes: 0, droppedBytes: 0 };
+  #counts = { receivedBytes: 0, sentBytes: 0, lines: 0, droppedBytes: 0 };
   #pumping = false;
   #session: Session | undefined;
   /** Opening and closing take turns. */
@@ -238,6 +242,7 @@ export class SerialPort implements PortSide {
   /** Hands a chunk to every stream. Reading pauses only when all of them are full: one sleeper does not stop the rest. */
   #received(chunk: Buffer): void {
     this.#counts.receivedBytes += chunk.length;
+    for (let end = chunk.indexOf(LF); end !== -1; end = chunk.indexOf(LF, end + 1)) this.#counts.lines += 1;
     let room = false;
     for (const stream of this.#streams) {
       stream.deliver(chunk);

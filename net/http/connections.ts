@@ -2,7 +2,7 @@ import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { hostPort } from "../addresses.ts";
 import type { ServedView } from "../shared-port.ts";
-import type { RunningTransfer } from "../transfers.ts";
+import type { RunningTransfer } from "../../agent/driver/shown.ts";
 import { defaultLimits, type HttpView } from "./view.ts";
 
 /** Less than this is no progress: who reads or writes byte by byte only holds a connection. */

@@ -66,6 +66,7 @@ export default defineDriver({
       limits: { stallMs: config.timeout * 1000 },
     };
     const tls = config.tls_cert && config.tls_key ? { cert: config.tls_cert, key: config.tls_key } : undefined;
+    let port: HttpServer | undefined;
     const make = () => new HttpServer(config.port, { tls: tls && new TlsFiles(tls, log) });
     const server = new BootServer({
       name: "HTTP",
@@ -75,7 +76,7 @@ export default defineDriver({
       listen: (hosts) => {
         // Exporters that share a port share its certificate. A free port of its own is nobody else's.
         const key = ["http", config.port, tls?.cert, tls?.key].join(":");
-        const port = config.port === 0 ? make() : context.sharedOnHost(key, make);
+        port = config.port === 0 ? make() : context.sharedOnHost(key, make);
         return port.serve(view, hosts);
       },
     });
@@ -92,6 +93,7 @@ export default defineDriver({
         get_host: () => server.host(),
         get_port: () => server.port ?? 0,
       },
+      shows: () => ({ transfers: (port?.running() ?? []).filter((transfer) => transfer.view === view.name) }),
       release: stop,
       close: stop,
     };

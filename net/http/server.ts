@@ -5,7 +5,7 @@ import type { AddressInfo, Socket } from "node:net";
 import { hostPort } from "../addresses.ts";
 import { openInFolders, type Refusal } from "../files.ts";
 import { SharedPort, type Listener } from "../shared-port.ts";
-import type { RunningTransfer } from "../transfers.ts";
+import type { EndedTransfer, RunningTransfer } from "../../agent/driver/shown.ts";
 import { answer, refuse } from "./answer.ts";
 import { Connections, type Running } from "./connections.ts";
 import { sendFile } from "./download.ts";
@@ -150,9 +150,22 @@ export class HttpServer {
     const log = (text: string) => {
       view.log.info(`HTTP ${method} ${JSON.stringify(url.slice(0, 255))} of ${peer}: ${text}`);
     };
+    // What a transfer moved; undefined while none began.
+    let moved: (() => number) | undefined;
+    const watch = (running: Running) => {
+      moved = running.movedBytes;
+      return this.#connections.watch(request.socket, running);
+    };
+    const tell = (outcome: EndedTransfer["outcome"]) => {
+      const direction = isUpload(request) ? "from-board" : "to-board";
+      view.ended?.({ protocol: "http", direction, movedBytes: moved?.() ?? 0, outcome });
+    };
     try {
-      log(await this.#answer(view, request, response, expectsContinue));
+      log(await this.#answer(view, request, response, { expectsContinue, watch }));
+      const { statusCode } = response;
+      if (method !== "HEAD" && statusCode !== 304) tell(statusCode < 400 ? "complete" : "refused");
     } catch (error) {
+      tell(response.destroyed || request.destroyed ? "aborted" : "failed");
       log(error instanceof Error ? error.message : String(error));
       if (!response.headersSent) await refuse(request, response, 500);
       // A body that cannot be completed must not look complete.
@@ -165,18 +178,12 @@ export class HttpServer {
     view: HttpView,
     request: IncomingMessage,
     response: ServerResponse,
-    expectsContinue: boolean,
+    { expectsContinue, watch: list }: { expectsContinue: boolean; watch: (running: Running) => () => void },
   ): Promise<string> {
     const path = targetPath(request.url ?? "");
-    const isUpload = request.method === "PUT" || request.method === "POST";
     const watch = (direction: Running["direction"]) => (of: Pick<Running, "sizeBytes" | "movedBytes">) =>
-      this.#connections.watch(request.socket, {
-        ...of,
-        name: path ?? "",
-        direction,
-        startedMs: performance.now(),
-      });
-    if (isUpload && view.uploads !== undefined && path?.startsWith(uploadsPath) === true) {
+      list({ ...of, name: path ?? "", direction, startedMs: performance.now() });
+    if (isUpload(request) && view.uploads !== undefined && path?.startsWith(uploadsPath) === true) {
       const name = path.slice(uploadsPath.length);
       return await takeUpload(request, response, {
         name,
@@ -196,6 +203,10 @@ export class HttpServer {
     if ("refused" in file) return answer(response, refusals[file.refused]);
     return await sendFile(request, response, file, this.#reads, watch("to-board"));
   }
+}
+
+function isUpload({ method }: IncomingMessage): boolean {
+  return method === "PUT" || method === "POST";
 }
 
 function hasBody({ headers }: IncomingMessage): boolean {

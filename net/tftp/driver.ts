@@ -67,6 +67,7 @@ export default defineDriver({
         transfersPerPeer: config.max_transfers_per_client,
       },
     };
+    let port: TftpServer | undefined;
     const make = () => new TftpServer(config.port);
     const server = new BootServer({
       name: "TFTP",
@@ -75,7 +76,7 @@ export default defineDriver({
       log,
       listen: (hosts) => {
         // A free port of its own is nobody else's.
-        const port = config.port === 0 ? make() : context.sharedOnHost(`tftp:${config.port}`, make);
+        port = config.port === 0 ? make() : context.sharedOnHost(`tftp:${config.port}`, make);
         return port.serve(view, hosts);
       },
     });
@@ -89,6 +90,7 @@ export default defineDriver({
         get_host: () => server.host(),
         get_port: () => server.port ?? config.port,
       },
+      shows: () => ({ transfers: (port?.running() ?? []).filter((transfer) => transfer.view === view.name) }),
       release: stop,
       close: stop,
     };

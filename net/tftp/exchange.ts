@@ -1,6 +1,6 @@
 import type { RemoteInfo } from "node:dgram";
 import { hostPort } from "../addresses.ts";
-import type { RunningTransfer } from "../transfers.ts";
+import type { EndedTransfer, RunningTransfer } from "../../agent/driver/shown.ts";
 import { prepareAcceptance } from "./acceptance.ts";
 import { prepareDelivery } from "./delivery.ts";
 import type { Asked, Machine, Prepared } from "./machine.ts";
@@ -29,6 +29,8 @@ export class Exchange {
   #machine: Machine | undefined;
   #sizeBytes: number | undefined;
   #ended = false;
+  /** Whether the view knows how it ended. */
+  #told = false;
 
   constructor(options: ExchangeOptions) {
     this.#options = options;
@@ -89,6 +91,7 @@ export class Exchange {
     this.#begin().catch((error: unknown) => {
       if (this.#ended) return;
       this.#options.view.log.warn(`${this.#what}: ${error instanceof Error ? error.message : String(error)}`);
+      this.#tell("failed");
       this.#options.refuse(errorCode.undefined, "The server cannot do this now");
       this.end();
     });
@@ -98,6 +101,8 @@ export class Exchange {
   end(message?: string): void {
     if (this.#ended) return;
     this.#ended = true;
+    // Whoever began anew, or whose server was stopped, has not come to an outcome.
+    this.#tell("aborted");
     // Whose file has arrived is not told that anything failed.
     if (message !== undefined && !this.lingering) this.#socket?.send(buildError(errorCode.undefined, message));
     this.#machine?.close();
@@ -112,6 +117,7 @@ export class Exchange {
     if (!("refused" in prepared)) return this.#run(prepared);
     if (this.#ended) return;
     view.log.info(`${this.#what}: ${prepared.refused[1]}`);
+    this.#tell("refused");
     refuse(...prepared.refused);
     this.end();
   }
@@ -145,7 +151,15 @@ export class Exchange {
     }
   }
 
+  #tell(outcome: EndedTransfer["outcome"]): void {
+    if (this.#told) return;
+    this.#told = true;
+    const { protocol, direction, movedBytes } = this.progress();
+    this.#options.view.ended?.({ protocol, direction, movedBytes, outcome });
+  }
+
   #report(outcome: Outcome, { terms }: Prepared): void {
+    this.#tell(outcome.kind === "refused" ? "aborted" : outcome.kind);
     const { log } = this.#options.view;
     if (outcome.kind === "refused") {
       return log.info(`${this.#what}: ended by the client: ${JSON.stringify(outcome.message.slice(0, 255))}`);

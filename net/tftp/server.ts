@@ -1,7 +1,7 @@
 import type { RemoteInfo } from "node:dgram";
 import { hostPort } from "../addresses.ts";
 import { SharedPort, type Listener, type ServedView } from "../shared-port.ts";
-import type { RunningTransfer } from "../transfers.ts";
+import type { RunningTransfer } from "../../agent/driver/shown.ts";
 import { Exchange } from "./exchange.ts";
 import { buildError, errorCode, opcode, parsePacket, type ErrorCode, type Request } from "./protocol.ts";
 import { bindUdp, createUdpSocket, TransferSockets } from "./socket.ts";

@@ -1,7 +1,7 @@
 import type { TestContext } from "node:test";
 import { LogBus } from "../../agent/driver/log.ts";
 import { HttpServer, type HttpServerOptions } from "../../net/http/server.ts";
-import type { RunningTransfer } from "../../net/transfers.ts";
+import type { RunningTransfer } from "../../agent/driver/shown.ts";
 import type { HttpView } from "../../net/http/view.ts";
 
 /** An HTTP server that shows one view. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { askAgents } from "../../agent/host/control-client.ts";
-import type { HostedStatus } from "../../agent/host/hosted-exporter.ts";
+import type { ExporterStatus as HostedStatus } from "../../agent/ops/exporter-status.ts";
 import { ExporterStatus } from "../../proto/gen/jumpstarter/v1/common.ts";
 import { scratch } from "./agent.ts";
 import { startController, type ControllerOptions, type Lab } from "./controller/controller.ts";

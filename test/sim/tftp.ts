@@ -16,7 +16,7 @@ import {
 import { bindUdp, createUdpSocket, type TransferSockets } from "../../net/tftp/socket.ts";
 import { TftpServer } from "../../net/tftp/server.ts";
 import type { TftpLimits } from "../../net/tftp/view.ts";
-import type { RunningTransfer } from "../../net/transfers.ts";
+import type { RunningTransfer } from "../../agent/driver/shown.ts";
 import type { Uploads } from "../../net/uploads.ts";
 
 /** A folder with these files, gone after the test. */

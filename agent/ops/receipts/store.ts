@@ -110,6 +110,14 @@ export class ReceiptStore {
     return flashes;
   }
 
+  /** The names of all flashes, oldest first: those that have a receipt, and those that have not. @throws AgentError E_IO */
+  async ids(): Promise<{ readonly ended: string[]; readonly running: string[] }> {
+    const names = await this.#names();
+    const ended = idsOf(names, "receipt").sort();
+    const running = idsOf(names, "start").filter((id) => !names.has(id + suffixes.receipt));
+    return { ended, running: running.sort() };
+  }
+
   /** @param start of its id, as long as no other has it. @throws AgentError E_USAGE */
   async find(start: string): Promise<string> {
     const names = await this.#names();

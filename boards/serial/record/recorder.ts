@@ -51,6 +51,7 @@ export class ConsoleRecorder {
   readonly #closing = new AbortController();
   readonly #gatherer: Gatherer;
   readonly #stopListening: () => void;
+  readonly #tell: (boot: Boot) => void;
   readonly #running: Promise<void>;
   #waitingFor: string | undefined = "the port is not open yet";
   #errors: LineErrors | undefined;
@@ -66,6 +67,7 @@ export class ConsoleRecorder {
     this.record = new ConsoleRecord({ memoryBytes: record.memory_bytes, files: filesOf(record, context) });
     this.record.mark({ mark: "start", boot_id: bootId() });
     this.#gatherer = new Gatherer((bytes, at) => this.#output(bytes, at));
+    this.#tell = ({ seconds }) => context.tell({ kind: "boot", path: context.path, seconds });
     this.#stopListening = context.observe((event) => this.#happened(event));
     this.#running = this.#run();
   }
@@ -142,9 +144,11 @@ export class ConsoleRecorder {
     this.#log.info(`${this.#port.name}: the board has booted in ${boot.seconds.toFixed(3)} s`, {
       boot_seconds: boot.seconds,
     });
+    this.#tell(boot);
   }
 
   #happened(event: TreeEvent): void {
+    if (event.kind === "transfer" || event.kind === "boot") return;
     const at = momentNow();
     // What came before belongs before the mark.
     this.#gatherer.flush();

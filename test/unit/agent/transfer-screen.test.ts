@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { TransferScreen, transferRows } from "../../../agent/cli/transfer-screen.ts";
-import type { RunningTransfer } from "../../../net/transfers.ts";
+import type { RunningTransfer } from "../../../agent/driver/shown.ts";
 
 const download: RunningTransfer = {
   protocol: "tftp",
