@@ -139,7 +139,11 @@ async function serveAll(
     ));
   const started = (host = startHost(configured, {
     ...{ clock: systemClock, env: process.env },
-    ...{ channels, audit: watchLeasesTogether(audit, metrics?.leases), opened: metrics?.opened },
+    ...{
+      channels,
+      audit: watchLeasesTogether(audit, metrics?.leases),
+      opened: (exporter) => metrics?.opened(exporter),
+    },
     ...{ receipts, openLogs, find, log },
   }));
   service.follow(() => hostState(started));
