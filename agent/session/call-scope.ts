@@ -32,6 +32,11 @@ export class CallScope implements Call {
       return body;
     }
     const { stream, encoding } = this.#resources.take(checked.uuid);
+    if (encoding === null && !(stream instanceof Duplex)) {
+      // One of this process, whose end is not somebody else's.
+      this.#closers.push(() => stream.destroy());
+      return stream;
+    }
     const plain = decoded(stream, encoding);
     this.#closers.push(() => {
       // Only when it is unpiped can the rest of the stream be thrown away.

@@ -4,6 +4,8 @@ import { PassThrough, type Duplex, type Readable, type Writable } from "node:str
 import zlib from "node:zlib";
 import { AgentError } from "../driver/errors.ts";
 import type { ContentEncoding } from "../driver/resource.ts";
+import { InputPipe } from "../sys/pipe.ts";
+import { bytesOf, type ByteSource } from "./byte-source.ts";
 import { CodecProcess } from "./codec-process.ts";
 import { mapErrors } from "./map-errors.ts";
 
@@ -58,6 +60,25 @@ export function decoded(from: Readable, encoding: ContentEncoding | null): Reada
   });
   decoder.once("close", () => from.unpipe(decoder));
   return from.pipe(decoder);
+}
+
+/** A decoder whose content is read into memory of the reader. */
+export interface Decoder {
+  /** Takes the encoded bytes. What it is destroyed with is what reading fails with. */
+  readonly input: Duplex;
+  readonly content: ByteSource;
+}
+
+/** Reading fails with E_ENCODING if the bytes are damaged or cut off, E_UNSUPPORTED if the program for them is not installed. */
+export async function openDecoder(encoding: ContentEncoding): Promise<Decoder> {
+  if (encoding !== "gzip" && isInstalled(programs[encoding])) {
+    // Where no native code can be loaded, the program's output comes as Node has it.
+    const output = await InputPipe.open().catch(() => undefined);
+    const program = new CodecProcess(programs[encoding], ["-d", "-c"], output);
+    return { input: program, content: program.content };
+  }
+  const decoder = createDecoder(encoding);
+  return { input: decoder, content: bytesOf(decoder) };
 }
 
 /** Takes plain bytes and writes them encoded to a stream, which ends after them, also when that fails halfway. */

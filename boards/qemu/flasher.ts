@@ -2,6 +2,7 @@ import { open } from "node:fs/promises";
 import { defineDriver, type Call } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { ResourceHandle } from "../../agent/driver/resource.ts";
+import { bytesOf } from "../../agent/stream/byte-source.ts";
 import { fileIntoStream, writeFully } from "../../agent/stream/files.ts";
 import { openImage } from "../storage/image/open-image.ts";
 import { Fls, type Login } from "./fls.ts";
@@ -9,6 +10,9 @@ import { qemuFlasher } from "./interface.ts";
 import type { QemuMachine } from "./machine.ts";
 import { machineOf, partConfig } from "./parts.ts";
 import { partitionOf } from "./work.ts";
+
+/** Of one read and write of what is flashed. */
+const writtenBytes = 1024 * 1024;
 
 export default defineDriver({
   types: ["jumpstarter_driver_qemu.driver.QemuFlasher"],
@@ -81,13 +85,16 @@ export default defineDriver({
 
 /** Decoded by its first bytes, whatever its client calls it. */
 async function receive(call: Call, source: ResourceHandle, path: string): Promise<void> {
-  const image = await openImage(await call.source(source), {});
+  const image = await openImage(bytesOf(await call.source(source)), {});
+  const memory = Buffer.alloc(writtenBytes);
   try {
     const file = await open(path, "wx", 0o600);
     try {
-      for await (const { at, bytes } of image.pieces) {
-        call.signal.throwIfAborted();
-        await writeFully(file, [bytes], at);
+      for await (const extent of image.extents) {
+        for (let at = extent.at, count; (count = await extent.read(memory)) > 0;) {
+          call.signal.throwIfAborted();
+          at = await writeFully(file, [memory.subarray(0, count)], at);
+        }
       }
       // It may end with a hole.
       await file.truncate(image.bytes());
@@ -95,6 +102,6 @@ async function receive(call: Call, source: ResourceHandle, path: string): Promis
       await file.close();
     }
   } finally {
-    image.close();
+    await image.close();
   }
 }

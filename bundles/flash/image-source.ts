@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { pipeline, Readable, Transform } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { ContentEncoding } from "../../agent/driver/resource.ts";
+import { FileStream } from "../../agent/stream/byte-source.ts";
 import { encodingOf, magicBytes, promisedEncoding } from "../../agent/stream/detect-encoding.ts";
 import { verifying } from "../oci/digest.ts";
 import { connectionError, createHttp, discard, headerOf, type Http, type HttpAnswer } from "../oci/http.ts";
@@ -108,8 +108,7 @@ async function locate(text: string, options: ImageSourceOptions): Promise<Locate
   }
   const found = await stat(text);
   if (!found.isFile()) throw new AgentError("E_INVALID", `${text} is not a file`);
-  const open = (signal: AbortSignal) =>
-    Promise.resolve(createReadStream(text, { highWaterMark: chunkBytes, signal }) as Readable);
+  const open = (signal: AbortSignal) => FileStream.open(text, { signal });
   return { name: text, path: text, bytes: found.size, open, close: () => Promise.resolve() };
 }
 

@@ -5,6 +5,7 @@ import { crc32 } from "node:zlib";
 import fc from "fast-check";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { parseBmap, type Bmap } from "../../boards/storage/image/bmap.ts";
+import { bytesOf } from "../../agent/stream/byte-source.ts";
 import { openImage, type ImageOptions } from "../../boards/storage/image/open-image.ts";
 import { checksum, fill, hole, raw, sparseImage, type SparseChunk } from "../sim/sparse-image.ts";
 
@@ -43,12 +44,15 @@ async function unpackIfValid(
     }
   };
   try {
-    const open = await openImage(stream(), options);
+    const open = await openImage(bytesOf(stream()), options);
     const pieces: Unpacked["pieces"] = [];
-    for await (const { at, bytes } of open.pieces) {
-      pieces.push({ at, bytes: Buffer.from(bytes) });
-      // A word may stand for gigabytes of repeated values: enough is seen.
-      if (pieces.length > 64) return undefined;
+    const memory = Buffer.alloc(1024 * 1024);
+    for await (const extent of open.extents) {
+      for (let at = extent.at, count; (count = await extent.read(memory)) > 0; at += count) {
+        pieces.push({ at, bytes: Buffer.from(memory.subarray(0, count)) });
+        // A word may stand for gigabytes of repeated values: enough is seen.
+        if (pieces.length > 64) return undefined;
+      }
     }
     return { pieces, bytes: open.bytes() };
   } catch (error) {

@@ -6,7 +6,7 @@ import type { OpenDisk } from "./disk.ts";
 import { tooLarge } from "./protection.ts";
 import type { BlockChecksums } from "./remembered.ts";
 import { Window } from "./window.ts";
-import { WindowRing } from "./window-ring.ts";
+import type { WindowRing } from "./window-ring.ts";
 
 /** What an image has put on a disk. */
 export interface Copied {
@@ -17,6 +17,10 @@ export interface Copied {
 }
 
 export interface CopyOptions {
+  /** Nobody works with its windows. */
+  readonly ring: WindowRing;
+  /** Nothing was added to it, and nothing is when this is over. */
+  readonly digests: Digests;
   /** What may be on the disk already. */
   readonly recalled: BlockChecksums | undefined;
   /** The cells get checksums, to be remembered. */
@@ -32,17 +36,16 @@ export interface CopyOptions {
 export async function copyIn(
   image: OpenImage,
   disk: OpenDisk,
-  { recalled, withChecksums, onWindow }: CopyOptions,
+  { ring, digests: all, recalled, withChecksums, onWindow }: CopyOptions,
 ): Promise<Copied> {
   const cells: Cell[] = [];
-  const all = new Digests({ withChecksums });
-  const written = recalled === undefined ? all : new Digests({ withChecksums: false });
+  const written = recalled === undefined ? all : new Digests();
   const held = recalled === undefined ? undefined : new Window(disk);
 
   /** @param before the window before this one */
   const put = async (window: Window, before: Promise<void>): Promise<void> => {
     const groups = byCells(window.parts);
-    const digesting = all.update(window.memory, groups);
+    const digesting = all.update(window.memory, groups, { withChecksums });
     // Awaited below, also when the disk fails meanwhile.
     digesting.catch(() => {});
     const unchanged = new Set<readonly Part[]>();
@@ -79,7 +82,6 @@ export async function copyIn(
     await onWindow(bytes, window.base + (window.parts.at(-1)?.end ?? 0));
   };
 
-  const ring = new WindowRing(disk);
   let filling = await ring.take();
   const flush = async (): Promise<void> => {
     const full = filling;
@@ -91,22 +93,26 @@ export async function copyIn(
   };
 
   try {
-    for await (const { at, bytes } of image.pieces) {
-      for (let taken = 0; taken < bytes.length;) {
-        const within = (at + taken) % windowBytes;
-        const base = at + taken - within;
+    for await (const extent of image.extents) {
+      for (let at = extent.at; ;) {
+        const within = at % windowBytes;
+        const base = at - within;
         if (filling.parts.length > 0 && filling.base !== base) await flush();
         if (filling.parts.length === 0) filling.moveTo(base);
-        taken += filling.put(bytes, taken, within);
+        const count = await extent.read(filling.memory.subarray(within));
+        if (count === 0) break;
+        filling.add(within, count);
+        at += count;
         if (filling.isFull) await flush();
       }
     }
     if (filling.parts.length > 0) await flush();
+    ring.giveBack(filling);
     await ring.end();
     return { cells, sha256: await all.sha256() };
   } finally {
     await ring.end().catch(() => {});
-    await Promise.all([all.close(), written.close()]);
+    if (written !== all) await written.close();
   }
 }
 

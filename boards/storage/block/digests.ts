@@ -16,18 +16,22 @@ export interface Digested {
 
 /** Plain text, so that it runs from wherever the agent was built to. */
 const program = `
-const { parentPort, workerData } = require("node:worker_threads");
+const { parentPort } = require("node:worker_threads");
 const { createHash } = require("node:crypto");
 const { crc32 } = require("node:zlib");
-const whole = createHash("sha256");
+let whole = createHash("sha256");
 parentPort.on("message", (request) => {
-  if (request === null) return parentPort.postMessage(whole.digest("hex"));
+  if (request === null) {
+    parentPort.postMessage(whole.digest("hex"));
+    whole = createHash("sha256");
+    return;
+  }
   parentPort.postMessage(request.groups.map((parts) => {
     let checksum = 0;
     for (const { start, end } of parts) {
       const part = Buffer.from(request.memory, start, end - start);
       whole.update(part);
-      if (workerData.withChecksums) checksum = crc32(part, checksum);
+      if (request.withChecksums) checksum = crc32(part, checksum);
     }
     return { until: whole.copy().digest("hex"), checksum };
   }));
@@ -48,9 +52,8 @@ export class Digests {
   readonly #waiting: Waiting[] = [];
   #broken: Error | undefined;
 
-  /** @param withChecksums also of each group by itself: half as much work again */
-  constructor({ withChecksums }: { readonly withChecksums: boolean }) {
-    this.#worker = new Worker(program, { eval: true, execArgv: [], env: {}, workerData: { withChecksums } });
+  constructor() {
+    this.#worker = new Worker(program, { eval: true, execArgv: [], env: {} });
     this.#worker.on("message", (answer) => this.#waiting.shift()?.resolve(answer));
     this.#worker.on("error", (error: Error) => {
       this.#broken = error;
@@ -61,15 +64,20 @@ export class Digests {
   /**
    * Takes the parts into the whole, one after the other.
    * @param memory shared, and left as it is until then
+   * @param withChecksums also of each group by itself
    * @returns one for each group of parts
    */
-  update(memory: Buffer, groups: readonly (readonly Part[])[]): Promise<Digested[]> {
+  update(
+    memory: Buffer,
+    groups: readonly (readonly Part[])[],
+    { withChecksums = false }: { readonly withChecksums?: boolean } = {},
+  ): Promise<Digested[]> {
     const shift = memory.byteOffset;
     const moved = groups.map((parts) => parts.map(({ start, end }) => ({ start: start + shift, end: end + shift })));
-    return this.#ask({ memory: memory.buffer, groups: moved }) as Promise<Digested[]>;
+    return this.#ask({ memory: memory.buffer, groups: moved, withChecksums }) as Promise<Digested[]>;
   }
 
-  /** SHA-256 of all parts, in hex. Nothing can be added any more. */
+  /** SHA-256 of all parts, in hex. Those that come after that are another whole. */
   sha256(): Promise<string> {
     return this.#ask(null) as Promise<string>;
   }

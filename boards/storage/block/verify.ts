@@ -1,14 +1,18 @@
 import { AgentError } from "../../../agent/driver/errors.ts";
 import { boundsOf, bytesOf, windowBytes, type Cell } from "./cells.ts";
-import { Digests } from "./digests.ts";
+import type { Digests } from "./digests.ts";
 import type { OpenDisk } from "./disk.ts";
 import type { Window } from "./window.ts";
-import { WindowRing } from "./window-ring.ts";
+import type { WindowRing } from "./window-ring.ts";
 
 /** Holes of a file system that are read with what is around them: another request would take longer. */
 const gapBytes = 128 * 1024;
 
 export interface CompareOptions {
+  /** Nobody works with its windows. */
+  readonly ring: WindowRing;
+  /** Nothing was added to it. */
+  readonly digests: Digests;
   readonly signal: AbortSignal;
   /** @param bytes read back and found right */
   readonly onCompared: (bytes: number) => void;
@@ -22,10 +26,9 @@ export interface CompareOptions {
 export async function compareWithMedium(
   disk: OpenDisk,
   cells: readonly Cell[],
-  { signal, onCompared }: CompareOptions,
+  { ring, digests, signal, onCompared }: CompareOptions,
 ): Promise<void> {
   if (!disk.isDirect) await disk.calls.forget(disk.file.fd);
-  const digests = new Digests({ withChecksums: false });
   let bytes = 0;
 
   /** @param before the comparison of the cells before these */
@@ -48,7 +51,6 @@ export async function compareWithMedium(
     onCompared(bytes);
   };
 
-  const ring = new WindowRing(disk);
   try {
     for (const expected of byWindows(cells)) {
       signal.throwIfAborted();
@@ -58,7 +60,6 @@ export async function compareWithMedium(
     await ring.end();
   } finally {
     await ring.end().catch(() => {});
-    await digests.close();
   }
 }
 

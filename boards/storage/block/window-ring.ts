@@ -32,6 +32,11 @@ export class WindowRing {
     this.#free.push(free);
   }
 
+  /** A window that was taken is not needed after all. */
+  giveBack(window: Window): void {
+    this.#free.unshift(Promise.resolve(window));
+  }
+
   /** All work has ended. @throws what it failed with */
   async end(): Promise<void> {
     await this.#last;

@@ -24,13 +24,11 @@ export class Window {
     this.parts.length = 0;
   }
 
-  /** @param position within the window. @returns how many of the bytes were taken: up to its end */
-  put(bytes: Buffer, from: number, position: number): number {
-    const count = bytes.copy(this.memory, position, from);
+  /** Bytes of an image were put into the memory, behind those that were there. @param position within the window */
+  add(position: number, count: number): void {
     const last = this.parts.at(-1);
     if (last?.end === position) last.end += count;
     else this.parts.push({ start: position, end: position + count });
-    return count;
   }
 
   /** Reads whole blocks around the parts. @returns how far each got: less only at the end of a file */

@@ -1,14 +1,15 @@
-import type { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
+import { addAbortSignal, type Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { toAgentError } from "../../../agent/driver/errors.ts";
 import type { Logger } from "../../../agent/driver/log.ts";
 import type { ByteRange, FlashTarget } from "../../../agent/driver/receipt.ts";
 import type { ContentEncoding } from "../../../agent/driver/resource.ts";
+import { bytesOf as contentOf } from "../../../agent/stream/byte-source.ts";
 import type { Bmap } from "../image/bmap.ts";
 import { openImage, type OpenImage } from "../image/open-image.ts";
 import { bytesOf, cellBytes, rangesOf } from "./cells.ts";
-import { checksumsOf, copyIn, type Copied } from "./copy-in.ts";
+import { checksumsOf, copyIn, type Copied, type CopyOptions } from "./copy-in.ts";
+import { Digests } from "./digests.ts";
 import { openDisk, type DiskOptions, type OpenDisk, type Target } from "./disk.ts";
 import { formatBytes } from "./facts.ts";
 import { identify } from "./identity.ts";
@@ -17,6 +18,7 @@ import { tooLarge } from "./protection.ts";
 import type { BlockChecksums, WrittenBlocks } from "./remembered.ts";
 import { syncUntil } from "./sync.ts";
 import { compareWithMedium } from "./verify.ts";
+import { WindowRing } from "./window-ring.ts";
 
 export interface WriteOptions extends DiskOptions {
   /** Reads everything back from the medium and compares. */
@@ -95,13 +97,13 @@ export async function writeImage(
 ): Promise<WriteReport> {
   const { log, signal } = context;
   const clock = stopwatch();
-  // It may fail while a medium is waited for; the pipeline then finds it so.
-  source.on("error", () => {});
-  const disk = await openDisk(place, "write", options, context).catch((error: unknown) => {
-    source.destroy();
-    throw error;
-  });
+  // It may fail while a medium is waited for; who reads it then finds it so.
+  addAbortSignal(signal, source).on("error", () => {});
+  // While a medium is looked for, its thread starts.
+  const digests = new Digests();
+  let disk: OpenDisk | undefined;
   try {
+    disk = await openDisk(place, "write", options, context);
     const { target, mediumKey } = await identify(disk);
     const medium = await describeMedium(place, context);
     context.onReady?.(target);
@@ -112,7 +114,11 @@ export async function writeImage(
     await remembered?.forget(mediumKey ?? "");
     const wait = clock();
     const meter = new ProgressMeter(context.onProgress, options.givenBytes);
-    const { image, given, copied } = await transfer(source, disk, recalled, options, { ...context, meter });
+    const tools = { ring: new WindowRing(disk), digests };
+    const { image, given, copied } = await transfer(source, disk, { ...tools, recalled }, options, {
+      ...context,
+      meter,
+    });
     const bytes = image.bytes();
     const write = clock();
     log.info(`fsyncing storage device ${disk.name}, please wait`);
@@ -128,7 +134,8 @@ export async function writeImage(
       log.info(`reading back storage device ${disk.name}`);
       const total = bytesOf(changed);
       meter.tell("verify", 0, total);
-      await compareWithMedium(disk, changed, { signal, onCompared: (done) => meter.tell("verify", done, total) });
+      const onCompared = (done: number): void => meter.tell("verify", done, total);
+      await compareWithMedium(disk, changed, { ...tools, signal, onCompared });
     }
     const verify = clock();
     await remembered?.remember(mediumKey ?? "", checksumsOf(copied.cells));
@@ -163,7 +170,8 @@ export async function writeImage(
     signal.throwIfAborted();
     throw error;
   } finally {
-    await disk.close();
+    source.destroy();
+    await Promise.all([digests.close(), disk?.close()]);
   }
 }
 
@@ -192,47 +200,38 @@ interface Transferred {
 async function transfer(
   source: Readable,
   disk: OpenDisk,
-  recalled: BlockChecksums | undefined,
+  tools: Pick<CopyOptions, "ring" | "digests" | "recalled">,
   options: WriteOptions,
   { signal, log, meter }: TransferContext & { readonly meter: ProgressMeter },
 ): Promise<Transferred> {
   let unsynced = 0;
   let toLog = 0;
-  const run = async (stream: AsyncIterable<Buffer>): Promise<Transferred> => {
-    const image = await openImage(stream, options);
-    try {
-      const { promisedBytes, given } = image;
-      if (promisedBytes !== undefined && disk.sizeBytes !== undefined && promisedBytes > disk.sizeBytes) {
-        throw tooLarge(disk.name, promisedBytes, disk.sizeBytes);
-      }
-      if (recalled !== undefined && !disk.isDirect) await disk.calls.forget(disk.file.fd);
-      const onWindow = async (writtenBytes: number, reached: number): Promise<void> => {
-        unsynced += writtenBytes;
-        if (!disk.isDirect && unsynced >= syncEveryBytes) {
-          // Otherwise progress is that of memory, and the rest waits in one long fsync.
-          await syncUntil(disk, options, { signal, log });
-          await disk.calls.forget(disk.file.fd);
-          unsynced = 0;
-        }
-        meter.tell("write", reached, promisedBytes ?? options.imageBytes, given.bytes());
-        if (reached > toLog) {
-          log.info(`written ${Math.round(reached / (1024 * 1024))} MB to storage device ${disk.name}`);
-          toLog += logEveryBytes;
-        }
-      };
-      const copied = await copyIn(image, disk, { recalled, withChecksums: options.remembered !== undefined, onWindow });
-      await setLength(disk, image.bytes());
-      return { image, given: { bytes: given.bytes(), sha256: given.sha256() ?? copied.sha256 }, copied };
-    } finally {
-      image.close();
-    }
-  };
-  let running: Promise<Transferred> | undefined;
+  const image = await openImage(contentOf(source), options);
   try {
-    return await pipeline(source, (stream: AsyncIterable<Buffer>) => (running = run(stream)), { signal });
+    const { promisedBytes, given } = image;
+    if (promisedBytes !== undefined && disk.sizeBytes !== undefined && promisedBytes > disk.sizeBytes) {
+      throw tooLarge(disk.name, promisedBytes, disk.sizeBytes);
+    }
+    if (tools.recalled !== undefined && !disk.isDirect) await disk.calls.forget(disk.file.fd);
+    const onWindow = async (writtenBytes: number, reached: number): Promise<void> => {
+      unsynced += writtenBytes;
+      if (!disk.isDirect && unsynced >= syncEveryBytes) {
+        // Otherwise progress is that of memory, and the rest waits in one long fsync.
+        await syncUntil(disk, options, { signal, log });
+        await disk.calls.forget(disk.file.fd);
+        unsynced = 0;
+      }
+      meter.tell("write", reached, promisedBytes ?? options.imageBytes, given.bytes());
+      if (reached > toLog) {
+        log.info(`written ${Math.round(reached / (1024 * 1024))} MB to storage device ${disk.name}`);
+        toLog += logEveryBytes;
+      }
+    };
+    const copied = await copyIn(image, disk, { ...tools, withChecksums: options.remembered !== undefined, onWindow });
+    await setLength(disk, image.bytes());
+    return { image, given: { bytes: given.bytes(), sha256: given.sha256() ?? copied.sha256 }, copied };
   } finally {
-    // A pipeline that is given up does not wait for its last part.
-    await running?.catch(() => {});
+    await image.close();
   }
 }
 

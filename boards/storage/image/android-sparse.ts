@@ -1,8 +1,8 @@
 import { crc32 } from "node:zlib";
 import { AgentError } from "../../../agent/driver/errors.ts";
-import { ByteReader } from "./byte-reader.ts";
+import { readFully, type ByteSource } from "../../../agent/stream/byte-source.ts";
 import { crc32OverZeros } from "./crc32-zeros.ts";
-import type { ImagePiece } from "./piece.ts";
+import type { Extent } from "./extent.ts";
 
 /** See sparse_format.h of Android's libsparse. */
 const magic = 0xed26ff3a;
@@ -11,8 +11,6 @@ const chunkHeaderBytes = 12;
 const chunks = { 0xcac1: "raw", 0xcac2: "fill", 0xcac3: "hole", 0xcac4: "crc32" } as const;
 const maxHeaderBytes = 4096;
 const maxBlockBytes = 64 * 1024 * 1024;
-/** Of repeated values, the memory of one piece. */
-const fillBytes = 1024 * 1024;
 
 export interface SparseHeader {
   readonly headerBytes: number;
@@ -54,22 +52,32 @@ export function sparseHeader(start: Buffer): SparseHeader | undefined {
  * @param bytes from its header on
  * @throws AgentError E_ENCODING for what is damaged or cut off, E_DIGEST for a wrong checksum
  */
-export async function* sparsePieces(
-  bytes: AsyncIterable<Buffer>,
-  header: SparseHeader,
-): AsyncGenerator<ImagePiece, void, undefined> {
-  const reader = new ByteReader(bytes, "Android sparse image");
-  await reader.take(header.headerBytes);
+export async function* sparseExtents(bytes: ByteSource, header: SparseHeader): AsyncGenerator<Extent, void, undefined> {
+  const field = async (length: number): Promise<Buffer> => {
+    const memory = Buffer.alloc(length);
+    const count = await readFully(bytes, memory);
+    if (count < length) throw cutOff(length - count);
+    return memory;
+  };
+  await field(header.headerBytes);
   let at = 0;
   let checksum = 0;
-  const put = (piece: Buffer): ImagePiece => {
-    const placed = { at, bytes: piece };
-    at += piece.length;
-    checksum = crc32(piece, checksum);
-    return placed;
+  /** @param next puts the next bytes into memory, some at least */
+  const extent = (size: number, next: (memory: Buffer, done: number) => Promise<number> | number): Extent => {
+    const start = at;
+    return {
+      at: start,
+      async read(memory) {
+        const part = memory.subarray(0, start + size - at);
+        const count = part.length === 0 ? 0 : await next(part, at - start);
+        checksum = crc32(part.subarray(0, count), checksum);
+        at += count;
+        return count;
+      },
+    };
   };
   for (let index = 0; index < header.chunks; index += 1) {
-    const chunk = await reader.take(header.chunkHeaderBytes);
+    const chunk = await field(header.chunkHeaderBytes);
     const type = chunks[chunk.readUInt16LE(0) as keyof typeof chunks] as
       (typeof chunks)[keyof typeof chunks] | undefined;
     const size = chunk.readUInt32LE(4) * header.blockBytes;
@@ -83,12 +91,19 @@ export async function* sparsePieces(
       throw damaged(`is longer than the ${header.imageBytes} bytes it says`);
     switch (type) {
       case "raw":
-        for await (const piece of reader.stream(size)) yield put(piece);
+        yield extent(size, async (memory, done) => {
+          const count = await bytes.read(memory);
+          if (count === 0) throw cutOff(size - done);
+          return count;
+        });
         break;
       case "fill": {
-        const value = await reader.take(4);
-        const filled = Buffer.alloc(Math.min(size, fillBytes), value);
-        for (let rest = size; rest > 0; rest -= fillBytes) yield put(filled.subarray(0, rest));
+        const value = await field(4);
+        yield extent(size, (memory, done) => {
+          // It goes on where the last read has ended.
+          memory.fill(Buffer.concat([value, value]).subarray(done % 4, (done % 4) + 4));
+          return memory.length;
+        });
         break;
       }
       case "hole":
@@ -96,17 +111,21 @@ export async function* sparsePieces(
         checksum = crc32OverZeros(checksum, size);
         break;
       case "crc32":
-        compare((await reader.take(4)).readUInt32LE(0), checksum);
+        compare((await field(4)).readUInt32LE(0), checksum);
     }
   }
   if (at !== header.imageBytes) throw damaged(`has ${at} bytes, and says ${header.imageBytes}`);
   if (header.checksum !== 0) compare(header.checksum, checksum);
-  if (!(await reader.atEnd())) throw damaged("has more behind its last chunk");
+  if ((await bytes.read(Buffer.alloc(1))) > 0) throw damaged("has more behind its last chunk");
 }
 
 function compare(promised: number, actual: number): void {
   if (promised === actual) return;
   throw new AgentError("E_DIGEST", "the Android sparse image does not match its own checksum");
+}
+
+function cutOff(missing: number): AgentError {
+  return damaged(`is cut off: ${missing} bytes of one part are missing`);
 }
 
 function damaged(how: string): AgentError {

@@ -1,14 +1,15 @@
 import { createHash } from "node:crypto";
-import { Readable } from "node:stream";
-import { finished } from "node:stream/promises";
+import { once } from "node:events";
+import type { Duplex } from "node:stream";
 import { AgentError } from "../../../agent/driver/errors.ts";
 import type { ContentEncoding } from "../../../agent/driver/resource.ts";
-import { decoded } from "../../../agent/stream/codecs.ts";
+import { readFully, type ByteSource } from "../../../agent/stream/byte-source.ts";
+import { openDecoder } from "../../../agent/stream/codecs.ts";
 import { encodingOf } from "../../../agent/stream/detect-encoding.ts";
-import { sparseHeader, sparseHeaderBytes, sparsePieces } from "./android-sparse.ts";
+import { sparseExtents, sparseHeader, sparseHeaderBytes } from "./android-sparse.ts";
 import type { Bmap } from "./bmap.ts";
-import { mappedPieces } from "./mapped.ts";
-import type { ImagePiece } from "./piece.ts";
+import type { Extent } from "./extent.ts";
+import { mappedExtents } from "./mapped.ts";
 import { zstdContentBytes } from "./zstd-size.ts";
 
 /** An image whose first bytes have been looked at. */
@@ -18,19 +19,19 @@ export interface OpenImage {
   /** It has so many bytes, holes included, or at least so many; undefined when its beginning does not tell. */
   readonly promisedBytes: number | undefined;
   /** Once, in ascending order. */
-  readonly pieces: AsyncIterable<ImagePiece>;
+  readonly extents: AsyncIterable<Extent>;
   readonly given: GivenBytes;
-  /** Of the image, holes included; known at the end of the pieces. */
+  /** Of the image, holes included; known at the end of the extents. */
   readonly bytes: () => number;
-  /** Ends what decodes it; the source is the caller's. */
-  readonly close: () => void;
+  /** Ends what decodes it, and resolves when it has gone; the source is the caller's. */
+  readonly close: () => Promise<void>;
 }
 
 /** The stream as it comes. */
 export interface GivenBytes {
   /** Until now. */
   readonly bytes: () => number;
-  /** Asked once, at the end. Undefined when the pieces are all that was given: whoever has the digest of one has that of the other. */
+  /** Asked once, at the end. Undefined when the extents are all that was given: whoever has the digest of one has that of the other. */
   readonly sha256: () => string | undefined;
 }
 
@@ -43,13 +44,17 @@ export interface ImageOptions {
 
 /** Enough for the header of a zstd frame, too. */
 const startBytes = sparseHeaderBytes;
+/** Of what is digested in one go, on the thread that consoles are served on, too: half a millisecond. */
+const mostBytes = 1024 * 1024;
+/** Of what a decoder is given in one go. */
+const fedBytes = 256 * 1024;
 
 /**
  * Finds out what an image is, by its first bytes, and how it is taken apart. Whoever has it closes it.
  * @throws AgentError E_ENCODING for what is damaged or cut off, E_INVALID for a block map of another image; what the source fails with
  */
 export async function openImage(
-  source: AsyncIterable<Buffer>,
+  source: ByteSource,
   { format = "auto", bmap, givenBytes: wholeBytes }: ImageOptions,
 ): Promise<OpenImage> {
   const file = await peek(source);
@@ -59,76 +64,99 @@ export async function openImage(
     encoding === null && bmap === undefined && !(mayBeSparse && sparseHeader(file.start) !== undefined);
   const hash = isVerbatim ? undefined : createHash("sha256");
   let givenBytes = 0;
-  const counted = async function* () {
-    for await (const piece of file.all) {
-      givenBytes += piece.length;
-      hash?.update(piece);
-      yield piece;
-    }
+  const given: ByteSource = {
+    async read(memory) {
+      const count = await file.all.read(hash === undefined ? memory : memory.subarray(0, mostBytes));
+      givenBytes += count;
+      hash?.update(memory.subarray(0, count));
+      return count;
+    },
   };
-  const encoded = encoding === null ? undefined : Readable.from(counted(), { objectMode: false });
-  // What the source fails with is what the decoder fails with.
-  encoded?.on("error", () => {});
-  const decoder = encoding === null || encoded === undefined ? undefined : decoded(encoded, encoding);
-  // The pieces tell what it fails with. It may also fail when nobody takes them any more.
-  decoder?.on("error", () => {});
+  const decoder = encoding === null ? undefined : await openDecoder(encoding);
+  // Who reads the content is told what it fails with. It may also fail when nobody does any more.
+  decoder?.input.on("error", () => {});
+  const close = async (): Promise<void> => {
+    if (decoder?.input.closed === false) await once(decoder.input.destroy(), "close");
+  };
+  const feeding = decoder === undefined ? undefined : feed(given, decoder.input);
   try {
-    const content = decoder === undefined ? { start: file.start, all: counted() } : await peek(decoder);
+    const content = decoder === undefined ? { start: file.start, all: given } : await peek(decoder.content);
     const header = format === "raw" ? undefined : sparseHeader(content.start);
     const plainBytes = encoding === "zstd" ? zstdContentBytes(file.start) : encoding === null ? wholeBytes : undefined;
     const promisedBytes = header?.imageBytes ?? plainBytes;
     if (bmap !== undefined && header !== undefined) mustMatch(bmap, header.imageBytes);
     let bytes = 0;
-    const pieces = async function* () {
-      for await (const piece of header === undefined ? placed(content.all) : sparsePieces(content.all, header)) {
-        yield piece;
-        bytes = piece.at + piece.bytes.length;
-      }
+    const plain = async function* (): AsyncGenerator<Extent, void, undefined> {
+      yield {
+        at: 0,
+        async read(memory) {
+          const count = await content.all.read(memory);
+          bytes += count;
+          return count;
+        },
+      };
+    };
+    const extents = async function* () {
+      yield* header === undefined ? plain() : sparseExtents(content.all, header);
       bytes = header?.imageBytes ?? bytes;
       // Zeros behind a gzip member mean nothing, but are part of what was given.
-      if (encoded?.readableEnded === false) await finished(encoded.unpipe().resume());
+      await feeding;
     };
     const mapped = async function* (map: Bmap) {
-      yield* mappedPieces(pieces(), map);
+      yield* mappedExtents(extents(), map);
       mustMatch(map, bytes);
     };
     return {
       encoding,
       imageFormat: header === undefined ? "raw" : "android-sparse",
       promisedBytes: bmap?.imageBytes ?? promisedBytes,
-      pieces: bmap === undefined ? pieces() : mapped(bmap),
+      extents: bmap === undefined ? extents() : mapped(bmap),
       given: { bytes: () => givenBytes, sha256: () => hash?.digest("hex") },
       bytes: () => bytes,
-      close: () => decoder?.destroy(),
+      close,
     };
   } catch (error) {
-    decoder?.destroy();
+    await close();
     throw error;
   }
 }
 
-/** The first bytes of a stream, or all when there are fewer, and the whole stream. */
-async function peek(source: AsyncIterable<Buffer>): Promise<{ start: Buffer; all: AsyncIterable<Buffer> }> {
-  const rest = source[Symbol.asyncIterator]();
-  const parts: Buffer[] = [];
-  for (let bytes = 0; bytes < startBytes;) {
-    const next = await rest.next();
-    if (next.done === true) break;
-    parts.push(next.value);
-    bytes += next.value.length;
-  }
-  const all = async function* () {
-    yield* parts;
-    yield* { [Symbol.asyncIterator]: () => rest };
+/** The first bytes of a source, or all when there are fewer, and the whole source. */
+async function peek(source: ByteSource): Promise<{ start: Buffer; all: ByteSource }> {
+  const memory = Buffer.alloc(startBytes);
+  const start = memory.subarray(0, await readFully(source, memory));
+  let rest = start;
+  const read = (into: Buffer): Promise<number> | number => {
+    if (rest.length === 0) return source.read(into);
+    const count = rest.copy(into);
+    rest = rest.subarray(count);
+    return count;
   };
-  return { start: Buffer.concat(parts).subarray(0, startBytes), all: all() };
+  return { start, all: { read: async (into) => read(into) } };
 }
 
-async function* placed(pieces: AsyncIterable<Buffer>): AsyncGenerator<ImagePiece, void, undefined> {
-  let at = 0;
-  for await (const bytes of pieces) {
-    yield { at, bytes };
-    at += bytes.length;
+/**
+ * Puts a source through a decoder, reading on while that works, to its end: also what the decoder does not take any more. What the source fails
+ * with is what the decoder fails with.
+ */
+async function feed(source: ByteSource, decoder: Duplex): Promise<void> {
+  let [free, taken] = [Buffer.alloc(fedBytes), Buffer.alloc(fedBytes)];
+  let taking = Promise.resolve();
+  try {
+    for (;;) {
+      const count = await source.read(free);
+      await taking;
+      if (count === 0) break;
+      if (decoder.readableEnded) continue;
+      if (decoder.destroyed) return;
+      [free, taken] = [taken, free];
+      const bytes = taken.subarray(0, count);
+      // What it fails with is for who reads the content.
+      taking = new Promise((resolve) => decoder.write(bytes, () => resolve()));
+    }
+    decoder.end();
+  } catch (error) {
+    decoder.destroy(error as Error);
   }
 }
 

@@ -1,7 +1,8 @@
 // Writes a file to a disk, as an agent does: node --import tsx our-writer.ts FILE DISK OPTIONS, the options as JSON.
 // Prints its report as JSON, with the seconds that it took in all and the largest RSS in bytes.
-import { createReadStream, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { LogBus } from "../../../agent/driver/log.ts";
+import { FileStream } from "../../../agent/stream/byte-source.ts";
 import { writtenBlocksIn } from "../../../boards/storage/block/remembered.ts";
 import { writeImage } from "../../../boards/storage/block/write.ts";
 import { parseBmap } from "../../../boards/storage/image/bmap.ts";
@@ -18,7 +19,7 @@ const { verify, bmap, remembered } = JSON.parse(words) as WriterOptions;
 const log = new LogBus("DEBUG").logger({ source: "driver", logger: "bench" });
 const startMs = performance.now();
 const report = await writeImage(
-  createReadStream(file, { highWaterMark: 1024 * 1024 }),
+  await FileStream.open(file),
   { locate: () => disk, absent: "no disk" },
   {
     timeoutMs: 1_000,

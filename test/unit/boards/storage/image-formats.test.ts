@@ -6,6 +6,7 @@ import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSy
 import { join } from "node:path";
 import { test } from "node:test";
 import { crc32, gzipSync } from "node:zlib";
+import { bytesOf } from "../../../../agent/stream/byte-source.ts";
 import { parseBmap } from "../../../../boards/storage/image/bmap.ts";
 import { crc32OverZeros } from "../../../../boards/storage/image/crc32-zeros.ts";
 import { openImage, type ImageOptions } from "../../../../boards/storage/image/open-image.ts";
@@ -37,14 +38,18 @@ async function unpacked(
   image: Buffer,
   options: ImageOptions = {},
 ): Promise<{ disk: Buffer; holes: boolean; format: string }> {
-  const open = await openImage(inPieces(image), options);
+  const open = await openImage(bytesOf(inPieces(image)), options);
   const pieces: { at: number; bytes: Buffer }[] = [];
   let [end, holes] = [0, false];
-  for await (const { at, bytes } of open.pieces) {
-    assert.ok(at >= end, "pieces come in ascending order");
-    holes ||= at > end;
-    end = at + bytes.length;
-    pieces.push({ at, bytes: Buffer.from(bytes) });
+  const memory = Buffer.alloc(100_001);
+  for await (const extent of open.extents) {
+    assert.ok(extent.at >= end, "extents come in ascending order");
+    for (let { at } = extent, count; (count = await extent.read(memory)) > 0; at += count) {
+      holes ||= at > end;
+      end = at + count;
+      pieces.push({ at, bytes: Buffer.from(memory.subarray(0, count)) });
+    }
+    assert.equal(await extent.read(memory), 0, "the end stays the end");
   }
   const disk = Buffer.alloc(open.bytes(), 0xaa);
   for (const { at, bytes } of pieces) bytes.copy(disk, at);
@@ -267,9 +272,12 @@ test("byte for byte means that nothing is looked at", async () => {
 test("what is behind a gzip member: zeros belong to what was given, anything else is refused", async () => {
   const content = randomBytes(100_000);
   const padded = Buffer.concat([gzipSync(content), Buffer.alloc(3 * mebi)]);
-  const image = await openImage(inPieces(padded), {});
+  const image = await openImage(bytesOf(inPieces(padded)), {});
+  const memory = Buffer.alloc(30_000);
   let bytes = 0;
-  for await (const piece of image.pieces) bytes += piece.bytes.length;
+  for await (const extent of image.extents) {
+    for (let count; (count = await extent.read(memory)) > 0;) bytes += count;
+  }
   assert.deepEqual([bytes, image.given.bytes(), image.given.sha256()], [content.length, padded.length, inHex(padded)]);
   padded.fill(5, gzipSync(content).length);
   await assert.rejects(unpacked(padded), { code: "E_ENCODING", message: "gzip: incorrect header check" });
