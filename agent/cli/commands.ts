@@ -18,6 +18,10 @@ export const commands: Commands = {
     summary: "Print configuration for what is plugged in",
     load: async () => (await import("./suggest.ts")).suggest,
   },
+  policy: {
+    summary: "Print what systemd must allow the agent for the drivers of a configuration",
+    load: async () => (await import("./policy.ts")).policy,
+  },
   drivers: {
     summary: "List the drivers, or describe one",
     load: async () => (await import("./drivers.ts")).drivers,

@@ -1,5 +1,3 @@
-import { access } from "node:fs/promises";
-import { findExporterConfig, listExporterConfigs } from "../config/search.ts";
 import { shippedDrivers } from "../driver/catalog.ts";
 import { toAgentError } from "../driver/errors.ts";
 import { askAgents, statusAnswer } from "../host/control-client.ts";
@@ -9,6 +7,7 @@ import { examine, type Examination } from "../ops/doctor/examine.ts";
 import { firstToFix, type DoctorFinding } from "../ops/doctor/finding.ts";
 import type { PluggedIn } from "../ops/doctor/plugged-in.ts";
 import { defineCommand } from "./command.ts";
+import { configFiles } from "./config-files.ts";
 
 /** An agent that is stuck is no reason to wait for it. */
 const agentLimitMs = 2_000;
@@ -33,7 +32,7 @@ Run it as the user of the agent; it works beside a running agent and without one
 Exit code 1 if there is a problem; warnings do not count.`,
 
   async run({ json }, words) {
-    const files = words.length === 0 ? await listExporterConfigs() : await Promise.all(words.map(fileOf));
+    const files = await configFiles(words);
     const { agents, offline, silent } = await askRunningAgents();
     const { findings, tree } = await examine({
       ...{ files, catalog: shippedDrivers, env: process.env, agents, offline, silent },
@@ -48,15 +47,6 @@ Exit code 1 if there is a problem; warnings do not count.`,
     return first === undefined ? 0 : 1;
   },
 });
-
-/** A word is a file if there is one of that name, or it looks like one. */
-async function fileOf(word: string): Promise<string> {
-  const isFile = await access(word).then(
-    () => true,
-    () => word.includes("/") || word.endsWith(".yaml"),
-  );
-  return isFile ? word : await findExporterConfig(word);
-}
 
 async function askRunningAgents(): Promise<{ agents: number[]; offline: OfflineDriver[]; silent: string[] }> {
   const answers = await askAgents("status", {}, { limitMs: agentLimitMs });

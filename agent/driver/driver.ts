@@ -107,7 +107,32 @@ export interface NeededPort {
   readonly interface?: string;
 }
 
-/** What a driver wants of the host that it runs on, for `jmp-agent doctor`. */
+/**
+ * What a driver does with the host that a service may be kept from: `tty:ttyUSB` opens serial ports of that name; usb, hid, scsi, disk,
+ * gpio, i2c, video, kvm device nodes of that kind; can and vsock sockets of that family. can-setup and network change the network,
+ * hub-port a hub's ports through sysfs, mount and root need what only root may do. programs starts some that the configuration names,
+ * whose needs nobody knows.
+ */
+export type HostRight =
+  | `tty:${string}`
+  | "usb"
+  | "hid"
+  | "scsi"
+  | "disk"
+  | "gpio"
+  | "i2c"
+  | "video"
+  | "kvm"
+  | "can"
+  | "can-setup"
+  | "vsock"
+  | "network"
+  | "hub-port"
+  | "mount"
+  | "root"
+  | "programs";
+
+/** What a driver wants of the host that it runs on, for `jmp-agent doctor` and `jmp-agent policy`. */
 export interface HostNeeds {
   /** Kernel modules, by the names that modprobe takes. One that is built in counts. */
   readonly modules?: readonly string[];
@@ -116,6 +141,8 @@ export interface HostNeeds {
   readonly directories?: readonly string[];
   /** Programs that it starts. */
   readonly programs?: readonly string[];
+  /** For whatever device is plugged in. */
+  readonly rights?: readonly HostRight[];
 }
 
 /** An entry for `export:` that would drive something that is plugged in, for `jmp-agent suggest`. */

@@ -16,6 +16,7 @@ export default defineDriver({
   implements: unknown,
   config: sideCarConfig,
   bridge: (context) => new SideCar(context),
+  needs: () => ({ rights: ["programs"] }),
   async inspect({ type, python: configured }): Promise<readonly Finding[]> {
     const python = findPython(configured);
     if (python === undefined) {

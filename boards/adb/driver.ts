@@ -40,6 +40,7 @@ export default defineDriver({
   config,
   needs: ({ adb_path, port }) => ({
     programs: [adb_path, "setpriv"],
+    rights: ["usb"],
     ports: [{ protocol: "tcp", port, hosts: ["127.0.0.1"] }],
   }),
   open({ config: { adb_path, host, port, connect_timeout, enable_address }, log, ...context }) {

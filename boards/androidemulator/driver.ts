@@ -10,6 +10,7 @@ export default defineDriver({
   config: emulatorConfig,
   needs: ({ emulator_path, console_port }) => ({
     programs: [emulator_path, "adb", "setpriv"],
+    rights: ["kvm"],
     ports: [console_port, console_port + 1].map((port) => ({ protocol: "tcp" as const, port, hosts: ["127.0.0.1"] })),
   }),
   children: ({ config, path }) => ({

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { defineDriver, type Finding } from "../../agent/driver/driver.ts";
+import { defineDriver, type Finding, type HostRight } from "../../agent/driver/driver.ts";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
 import * as lax from "../../agent/driver/lax.ts";
@@ -77,7 +77,11 @@ export default defineDriver({
     const { inspectInterface } = await import("./socketcan.ts");
     return [await inspectInterface(String(channel))] satisfies Finding[];
   },
-  needs: (given) => (busAddress(given, process.env).interface === "virtual" ? {} : { modules: ["can", "can_raw"] }),
+  needs: (given) => {
+    if (busAddress(given, process.env).interface === "virtual") return {};
+    const rights: HostRight[] = given.bitrate == null ? ["can"] : ["can", "can-setup"];
+    return { modules: ["can", "can_raw"], rights };
+  },
   async suggest() {
     const { listInterfaces } = await import("./socketcan.ts");
     return (await listInterfaces()).map(({ name, text }) => ({

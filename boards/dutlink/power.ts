@@ -28,6 +28,7 @@ export default defineDriver({
     ...storageKeys,
     last_action: z.unknown().optional().describe("ignored; the Python exporter takes it by accident"),
   }),
+  needs: () => ({ rights: ["usb"] }),
   inspect: (config) => inspectUsb(searchOf(config), controlNodeOf),
   async open({ config, log, ...context }) {
     const board = boardOf(config, context);

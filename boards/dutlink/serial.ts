@@ -36,6 +36,7 @@ export default defineDriver({
       .prefault(true)
       .describe("lead clients past the board's own shell to the device under test"),
   }),
+  needs: () => ({ rights: ["tty:ttyACM", "tty:ttyUSB"] }),
   inspect: (config) => inspectUsb(searchOf(config), consoleOf),
   async open(context) {
     const { serial, path, timeout_s: _timeout, enter_console, ...line } = context.config;

@@ -16,6 +16,7 @@ export default defineDriver({
     ...muxConfig,
     storage_device: z.string().min(1).describe("the storage as a disk of this host, better by-path or by-id"),
   }),
+  needs: () => ({ rights: ["usb", "disk"] }),
   inspect: (config) => inspectUsb(searchOf(config), controlNodeOf),
   async open({ config, ...context }) {
     const board = boardOf(config, context);

@@ -204,6 +204,7 @@ export const output = defineDriver({
   hotPlugged: true,
   config: outputConfig,
   open: (context) => openOutputDriver(context),
+  needs: () => ({ rights: ["gpio"] }),
   inspect: inspectLine,
 });
 
@@ -214,6 +215,7 @@ export const powerSwitch = defineDriver({
   hotPlugged: true,
   config: powerConfig,
   open: (context) => openPowerDriver(context),
+  needs: () => ({ rights: ["gpio"] }),
   inspect: inspectLine,
   suggest: suggestPower,
 });
@@ -225,5 +227,6 @@ export const input = defineDriver({
   hotPlugged: true,
   config: inputConfig,
   open: (context) => openInputDriver(context),
+  needs: () => ({ rights: ["gpio"] }),
   inspect: inspectLine,
 });

@@ -39,6 +39,7 @@ export default defineDriver({
   implements: power,
   hotPlugged: true,
   config,
+  needs: () => ({ rights: ["usb", "hub-port"] }),
   async inspect({ port, force, ...wanted }): Promise<Finding[]> {
     try {
       const devices = await listUsbDevices();

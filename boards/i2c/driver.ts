@@ -56,7 +56,7 @@ export default defineDriver({
     };
   },
   inspect: ({ bus }) => inspectBus(bus),
-  needs: () => ({ modules: ["i2c-dev"] }),
+  needs: () => ({ modules: ["i2c-dev"], rights: ["i2c"] }),
 });
 
 /** @param look further findings on the bus that was found */

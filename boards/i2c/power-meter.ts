@@ -129,7 +129,7 @@ export default defineDriver({
       close: () => bus.close(),
     };
   },
-  needs: () => ({ modules: ["i2c-dev"] }),
+  needs: () => ({ modules: ["i2c-dev"], rights: ["i2c"] }),
   inspect: (config) =>
     inspectBus(config.bus, async (bus) => {
       await identify(config, bus);

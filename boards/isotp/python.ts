@@ -38,6 +38,7 @@ export default defineDriver({
     read_timeout: lax.number().prefault(0.05).describe("taken, and of no effect"),
   }),
   hotPlugged: true,
+  needs: (given) => (busAddress(given, process.env).interface === "virtual" ? {} : { rights: ["can"] }),
   async inspect(given) {
     const { interface: kind, channel } = busAddress(given, process.env);
     if (kind === "virtual") return [{ ok: true, text: `virtual CAN bus ${channel ?? "without a name"}` }];

@@ -21,7 +21,7 @@ export default defineDriver({
   }),
   hotPlugged: true,
   inspect: async ({ channel }) => [await inspectInterface(channel)],
-  needs: () => ({ modules: ["can_isotp"] }),
+  needs: () => ({ modules: ["can_isotp"], rights: ["can"] }),
   async open({ config, log }) {
     const { channel, address, params } = config;
     await checkInterface(channel);

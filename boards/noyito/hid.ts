@@ -58,6 +58,7 @@ export default defineDriver({
   inspect: (config) => inspectUsb(searchOf(config), hidNodeOf),
   suggest: () =>
     suggestUsb(bothPrints, (_match, wanted) => [{ name: "relay", entry: { type, config: { ...wanted, channel: 1 } } }]),
+  needs: () => ({ rights: ["hid"] }),
   async open({ config, ...context }) {
     const search = searchOf(config);
     const check = async () => void (await hidNodeOf((await findUsb(search)).device));

@@ -8,6 +8,7 @@ import { Turns } from "../power/turns.ts";
 import { noyitoRelay } from "./interface.ts";
 import { serialChannels } from "./protocol.ts";
 import { relayMethods } from "./relay.ts";
+import { portRights } from "../serial/open.ts";
 import { openBoard } from "./tty.ts";
 
 const config = z
@@ -43,6 +44,7 @@ export default defineDriver({
       return [{ ok: false, text: toAgentError(error).message, hint: "is it plugged in, and may this user open it?" }];
     }
   },
+  needs: ({ port }) => ({ rights: portRights(port) }),
   async open({ config: { port, channel, all_channels, verify }, ...context }) {
     await present(port);
     const methods = relayMethods({

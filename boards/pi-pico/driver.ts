@@ -53,6 +53,7 @@ export default defineDriver({
   summary: "Flashes UF2 firmware by copying it to a Pico's BOOTSEL disk, mounting it if nobody has.",
   implements: piPico,
   config,
+  needs: () => ({ rights: ["disk", "mount"] }),
   async inspect(wanted): Promise<Finding[]> {
     // In normal life there is no such volume.
     const volumes = await listVolumes(kind, wanted);

@@ -50,7 +50,7 @@ export default defineDriver({
   summary: "A debug probe (SWD, JTAG): reset, erase, flash and read a microcontroller with probe-rs.",
   implements: probeRs,
   config,
-  needs: ({ probe_rs_path }) => ({ programs: [probe_rs_path ?? "probe-rs"] }),
+  needs: ({ probe_rs_path }) => ({ programs: [probe_rs_path ?? "probe-rs"], rights: ["usb", "hid"] }),
   open({ config: { probe_rs_path, timeout, strict, ...settings }, log, ...context }) {
     const name = probe_rs_path ?? "probe-rs";
     const program = findProgram(name);

@@ -29,6 +29,7 @@ export default defineDriver({
   },
   needs: (config) => ({
     programs: programsOf(config),
+    rights: ["kvm"],
     ports: Object.values(config.hostfwd).map(({ protocol, hostaddr, hostport }) => ({
       protocol,
       port: hostport,

@@ -59,7 +59,7 @@ export default defineDriver({
       config: { scheme: "fs", kwargs: { root: config.storage_dir }, remove_created_on_close: true },
     },
   }),
-  needs: ({ storage_dir }) => ({ programs: ["fastboot"], directories: [storage_dir] }),
+  needs: ({ storage_dir }) => ({ programs: ["fastboot"], directories: [storage_dir], rights: ["usb"] }),
   open(context) {
     const { config, log } = context;
     const { storage_dir: folder } = config;

@@ -48,6 +48,7 @@ export default defineDriver({
       context,
     );
   },
+  needs: () => ({ rights: ["usb", "disk"] }),
   async inspect(config) {
     try {
       const found = await findDevice(sdWirePrints, config, what);

@@ -48,7 +48,7 @@ export default defineDriver({
       context,
     );
   },
-  needs: () => ({ modules: ["usb-storage"] }),
+  needs: () => ({ modules: ["usb-storage"], rights: ["usb", "disk"] }),
   async inspect(config) {
     try {
       const { device } = await findDevice(sdWire3Prints, config, what);

@@ -4,7 +4,7 @@ import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { serialPort } from "./interface.ts";
 import { describePort, listUsbPorts, usbPortAt, usbUrl } from "./find.ts";
-import { checkPresent, devicePath, isLocal, lineConfig, makePacer, serialUrl, sharedPort } from "./open.ts";
+import { checkPresent, devicePath, isLocal, lineConfig, makePacer, portRights, serialUrl, sharedPort } from "./open.ts";
 import { recordConfig } from "./record/config.ts";
 import { logOf } from "./record/log.ts";
 import { ConsoleRecorder } from "./record/recorder.ts";
@@ -36,7 +36,10 @@ export default defineDriver({
       return [{ ok: false, text: toAgentError(thrown).message }];
     }
   },
-  needs: ({ record }) => (record?.directory ? { directories: [record.directory] } : {}),
+  needs: ({ url, record }) => ({
+    rights: portRights(url),
+    ...(record?.directory ? { directories: [record.directory] } : {}),
+  }),
   async suggest() {
     const ports = await listUsbPorts();
     return ports.map((port) => ({

@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
 import * as z from "zod";
-import type { OpenContext } from "../../agent/driver/driver.ts";
+import type { HostRight, OpenContext } from "../../agent/driver/driver.ts";
 import { DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { loadTermios, type Termios } from "../../agent/sys/termios.ts";
@@ -69,6 +69,17 @@ export function isLocal(url: string): boolean {
 export async function devicePath(url: string): Promise<string> {
   const matcher = matcherOf(url);
   return matcher === undefined ? url : `/dev/${choosePort(await listUsbPorts(), matcher).node}`;
+}
+
+const usbTtys: readonly HostRight[] = ["tty:ttyUSB", "tty:ttyACM"];
+
+/** Which ports the URL may mean: a link, or what is plugged in, may lead to any of several kinds. */
+export function portRights(url: string): readonly HostRight[] {
+  if (!isLocal(url)) return [];
+  if (matcherOf(url) !== undefined || url.startsWith("/dev/serial/")) return usbTtys;
+  if (/^\/dev\/pts\/|^\/dev\/ptmx$/.test(url)) return [];
+  const [, name] = /^\/dev\/(tty[A-Za-z]+)\d+$/.exec(url) ?? [];
+  return name === undefined ? [...usbTtys, "tty:ttyAMA", "tty:ttyS"] : [`tty:${name}`];
 }
 
 /** Looks at the device, without opening it. @throws DeviceOffline if it is not there, or not ours to use */

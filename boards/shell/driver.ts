@@ -32,6 +32,7 @@ export default defineDriver({
     cwd: z.string().nullish().describe("working directory"),
     env: z.record(z.string(), z.string()).default({}).describe("environment added to the exporter's"),
   }),
+  needs: () => ({ rights: ["programs"] }),
   open: ({ config }) => {
     const scripts = new Map(
       Object.entries(config.methods).map(([name, given]) => [

@@ -73,6 +73,7 @@ export default defineDriver({
     "Flashes STM32 Nucleo and Discovery boards by copying firmware to the ST-LINK's disk, mounting it if nobody has.",
   implements: stlinkMsd,
   config,
+  needs: () => ({ rights: ["disk", "mount"] }),
   async inspect(configured): Promise<Finding[]> {
     try {
       const { text, device } = await findVolume(configured);

@@ -55,6 +55,7 @@ export default defineDriver({
   implements: uds,
   config,
   hotPlugged: true,
+  needs: (given) => (busAddress(given, process.env).interface === "virtual" ? {} : { rights: ["can"] }),
   async inspect(given) {
     const { interface: kind, channel } = busAddress(given, process.env);
     if (kind === "virtual") return [{ ok: true, text: `virtual CAN bus ${channel}` }];

@@ -40,7 +40,7 @@ export default defineDriver({
       context,
     );
   },
-  needs: () => ({ modules: ["usb-storage", "sg"] }),
+  needs: () => ({ modules: ["usb-storage", "sg"], rights: ["scsi", "disk"] }),
   async inspect(config) {
     try {
       const mux = await findMux(config);

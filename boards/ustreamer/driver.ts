@@ -39,7 +39,7 @@ export default defineDriver({
       .prefault(5)
       .describe("seconds from its start in which a camera without a picture is waited for"),
   }),
-  needs: ({ executable }) => ({ programs: [executable ?? "ustreamer"] }),
+  needs: ({ executable }) => ({ programs: [executable ?? "ustreamer"], rights: ["video"] }),
   inspect: ({ args }): Finding[] => {
     const device = typeof args["device"] === "string" ? args["device"] : "/dev/video0";
     return [inspectCamera(device)];

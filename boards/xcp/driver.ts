@@ -68,6 +68,10 @@ export default defineDriver({
   summary: "Measurement and calibration of an ECU (XCP), over TCP, UDP or CAN.",
   implements: xcp,
   config,
+  needs: (given) => {
+    const onCan = given.transport === "CAN" && busAddress(busSettings(given), process.env).interface !== "virtual";
+    return onCan ? { rights: ["can"] } : {};
+  },
   async inspect(given) {
     if (given.transport !== "CAN") return [];
     const { interface: kind, channel } = busAddress(busSettings(given), process.env);

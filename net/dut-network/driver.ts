@@ -17,6 +17,8 @@ export default defineDriver({
   needs: (config) => {
     const onInterface = (port: number) => ({ protocol: "udp" as const, port, hosts: [], interface: config.interface });
     return {
+      rights: ["network"],
+      directories: [config.state_dir],
       programs: ["ip", "nft", ...(config.dhcp_server === "dnsmasq" ? ["dnsmasq"] : [])],
       ports: config.dhcp_enabled ? [onInterface(67)] : [],
     };

@@ -75,6 +75,7 @@ export function iscsiDriver(kernel: Kernel) {
     }),
     needs: ({ root_dir, port, host }) => ({
       modules: targetModules,
+      rights: ["root"],
       ports: [{ protocol: "tcp", port, hosts: host === "" ? [] : [host] }],
       directories: [root_dir],
       programs: ["modprobe"],

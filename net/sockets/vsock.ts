@@ -12,6 +12,7 @@ export default defineDriver({
     cid: lax.int(0, 0xffff_ffff).describe("address of the guest; 2 is the host, 1 this system itself"),
     port: lax.int(0, 0xffff_ffff),
   }),
+  needs: () => ({ rights: ["vsock"] }),
   open: ({ config: { cid, port } }) => ({
     methods: { connect: ({ signal }) => dialVsock(cid, port, signal) },
   }),

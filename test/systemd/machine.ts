@@ -76,10 +76,14 @@ export async function bootMachine(
   const leader = await leaderOf(nspawn, () => said);
 
   const runInside: Machine["run"] = (command, args, options) =>
-    run("nsenter", ["--target", `${leader}`, "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--", command, ...args], {
-      env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", SYSTEMD_PAGER: "", SYSTEMD_COLORS: "0", LC_ALL: "C.UTF-8" },
-      ...options,
-    });
+    run(
+      "nsenter",
+      ["--target", `${leader}`, "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--", command, ...args],
+      {
+        env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", SYSTEMD_PAGER: "", SYSTEMD_COLORS: "0", LC_ALL: "C.UTF-8" },
+        ...options,
+      },
+    );
   const call: Machine["call"] = async (command, ...args) => {
     const { code, stdout, stderr } = await runInside(command, args);
     if (code !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${code}: ${stderr}${stdout}`);

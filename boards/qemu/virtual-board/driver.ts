@@ -8,6 +8,7 @@ export default defineDriver({
   summary: "A board without hardware: U-Boot in QEMU with a disk, a network card and a serial console.",
   implements: composite,
   config: virtualBoardConfig,
+  needs: () => ({ programs: ["qemu-system-aarch64"] }),
   children: ({ config, path }) => {
     // Sizes are bytes by now; the children read the same map again.
     const board = { ...config, disk_size: `${config.disk_size}`, memory: `${config.memory}`, board: path };
