@@ -1,7 +1,7 @@
 // Builds Debian packages. What they hold depends on the commit alone: two builds have one digest.
 // usage: npm run package -- [amd64|arm64|armhf|all] [--out DIR] [--version VERSION] [--compression 0-9]
-// Default: this machine's architecture, into dist-packages/. Man pages and completions are taken from dist-docs/man/NAME.SECTION
-// and dist-docs/completions/{bash,zsh,fish}/, if they are there. The maintainer is whom DEBFULLNAME and DEBEMAIL name.
+// Default: this machine's architecture, into dist-packages/. places.json tells where things come from and where they go; what is
+// not there (man pages and completions are generated) is left out. The maintainer is whom DEBFULLNAME and DEBEMAIL name.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cpSync, existsSync, lutimesSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
@@ -64,25 +64,14 @@ function layFiles(root, architecture, parts) {
     writeFileSync(join(root, path), text, { mode });
   };
   for (const binary of binaries) put(`/usr/bin/${binary}`, wrapper(program, binary, architecture), 0o755);
-  mkdirSync(join(root, "etc/jumpstarter/exporters"), { recursive: true });
-  const placed = {
-    "systemd/system": "usr/lib/systemd/system",
-    "systemd/sysusers.d": "usr/lib/sysusers.d",
-    "systemd/tmpfiles.d": "usr/lib/tmpfiles.d",
-    "systemd/udev": "usr/lib/udev/rules.d",
-    "systemd/examples": `usr/share/doc/${name}/examples/systemd`,
-    examples: `usr/share/doc/${name}/examples`,
-    "dist-docs/completions/bash": "usr/share/bash-completion/completions",
-    "dist-docs/completions/zsh": "usr/share/zsh/vendor-completions",
-    "dist-docs/completions/fish": "usr/share/fish/vendor_completions.d",
-  };
-  for (const [from, to] of Object.entries(placed)) {
-    if (existsSync(from)) cpSync(from, join(root, to), { recursive: true });
+  const places = JSON.parse(readFileSync("packaging/places.json", "utf8"));
+  for (const [from, to] of Object.entries(places)) {
+    if (existsSync(from)) cpSync(from, join(root, "usr", to), { recursive: true });
   }
-  for (const page of existsSync("dist-docs/man") ? readdirSync("dist-docs/man") : []) {
-    const section = page.split(".").at(-1);
-    put(`/usr/share/man/man${section}/${page}.gz`, zipped(readFileSync(join("dist-docs/man", page))));
+  for (const page of everything(join(root, "usr/share/man")).filter((path) => statSync(path).isFile())) {
+    execFileSync("gzip", ["-9n", page]);
   }
+  put(`/usr/share/lintian/overrides/${name}`, readFileSync("packaging/deb/lintian-overrides"));
   put(`/usr/share/doc/${name}/copyright`, copyright(parts));
   put(`/usr/share/doc/${name}/changelog.gz`, zipped(changelog()));
 }
@@ -144,9 +133,9 @@ function versionOfCommit() {
 }
 
 function changelog() {
-  const subjects = output("git", "log", "-20", "--format=  * %s");
+  const commit = output("git", "rev-parse", "--short", "HEAD");
   const date = new Date(epoch * 1000).toUTCString().replace("GMT", "+0000");
-  return `${name} (${version}) unstable; urgency=medium\n\n${subjects}\n\n -- ${maintainer()}  ${date}\n`;
+  return `${name} (${version}) unstable; urgency=medium\n\n  * Built from commit ${commit}.\n\n -- ${maintainer()}  ${date}\n`;
 }
 
 function maintainer() {
@@ -161,6 +150,7 @@ function zipped(content) {
 }
 
 function everything(folder) {
+  if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true })
     .sort()
     .map((path) => join(folder, path));

@@ -17,6 +17,12 @@ export async function layProgram(folder, architecture) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const sources = await bundleProgram(join(folder, "dist"), { sourcemap: false });
+  // The wrappers name Node; it need not be on anybody's PATH.
+  for (const binary of ["jmp-agent", "j"]) {
+    const path = join(folder, "dist", `${binary}.js`);
+    writeFileSync(path, readFileSync(path, "utf8").replace(/^#!.*\n/, ""));
+    chmodSync(path, 0o644);
+  }
   const names = sources.map((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]);
   const parts = [...new Set(names.filter((name) => name !== undefined))].sort().map(installedPackage);
   const { version } = JSON.parse(readFileSync("package.json", "utf8"));

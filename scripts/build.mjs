@@ -33,7 +33,7 @@ const options = {
   chunkNames: "chunks/[name]-[hash]",
   banner: {
     // What packages of the other module system ask for; ssh2's WebAssembly wants to know where it is.
-    js: "#!/usr/bin/env node\nimport { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url), __dirname = import.meta.dirname;",
+    js: "import { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url), __dirname = import.meta.dirname;",
   },
 };
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { connect, type Client } from "../client/connect.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { severities, type Severity } from "../driver/log.ts";

@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { leanStart } from "./lean-start.ts";
 
 leanStart();

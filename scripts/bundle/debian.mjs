@@ -87,10 +87,11 @@ export function privateApt(state, { architecture, release }) {
   };
 }
 
-const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/** Signs Debian's own releases. */
+export const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /** Where this machine has its own release of Debian from. */
-function ownMirror() {
+export function ownMirror() {
   const [, codename] = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync("/etc/os-release", "utf8")) ?? [];
   const format = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(IDENTIFIER)";
   const targets = execFileSync("apt-get", ["indextargets", "--format", format], { encoding: "utf8" }).split("\n");
