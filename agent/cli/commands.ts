@@ -66,4 +66,8 @@ export const commands: Commands = {
     summary: "Print the script with which a shell completes these words",
     load: async () => (await import("./completion/completion.ts")).completionOf(commands),
   },
+  appliance: {
+    summary: "Apply or check the jumpstarter.yaml of a host that runs from the image",
+    load: async () => (await import("./appliance/commands.ts")).appliance,
+  },
 };

@@ -35,8 +35,9 @@ export function unpackPackages(names, architecture) {
 /**
  * An apt whose state is the folder `state` alone.
  * @param release of Debian, from the mirror that this machine has; default: this machine's own sources
+ * @param components of that release; with `updates` also from where its corrections are
  */
-export function privateApt(state, { architecture, release }) {
+export function privateApt(state, { architecture, release, components = "main", updates = false }) {
   for (const directory of ["lists/partial", "archives/partial"]) {
     mkdirSync(join(state, directory), { recursive: true });
   }
@@ -56,7 +57,9 @@ export function privateApt(state, { architecture, release }) {
   ];
   if (release !== undefined) {
     const sources = join(state, "release.list");
-    writeFileSync(sources, `deb [signed-by=${keyring}] ${ownMirror()} ${release} main\n`);
+    const suites = [[release, ""], ...(updates ? [`-updates`, "-security"].map((kind) => [release + kind, kind]) : [])];
+    const lines = suites.map(([suite, kind]) => `deb [signed-by=${keyring}] ${ownMirror(kind)} ${suite} ${components}\n`);
+    writeFileSync(sources, lines.join(""));
     options.push(`Dir::Etc::sourcelist=${sources}`, "Dir::Etc::sourceparts=/dev/null");
   }
   const run = (program, ...args) =>
@@ -84,20 +87,37 @@ export function privateApt(state, { architecture, release }) {
       if (archive === undefined) throw new Error(`apt-get download ${name} brought no package`);
       execFileSync("dpkg-deb", ["-x", join(archives, archive), folder]);
     },
+    /** Brings the archives of these packages, of all they depend on and of what every system has. @returns their folder */
+    downloadWithDependencies(names) {
+      run("apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "?essential", ...names);
+      return join(state, "archives");
+    },
+    /** Brings the archives of these packages alone. @returns their folder */
+    download(names) {
+      run("apt-get", "download", ...names);
+      return join(state, "archives");
+    },
+    /** When the release was last published, as seconds since 1970. */
+    published() {
+      const lists = join(state, "lists");
+      const releases = readdirSync(lists).filter((name) => name.endsWith("InRelease"));
+      const dates = releases.map((name) => Date.parse(/^Date: (.*)$/m.exec(readFileSync(join(lists, name), "utf8"))?.[1]));
+      return Math.floor(Math.max(...dates) / 1000);
+    },
   };
 }
 
 /** Signs Debian's own releases. */
 export const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/** Where this machine has its own release of Debian from. */
-export function ownMirror() {
+/** Where this machine has its own release of Debian from. @param kind "", "-updates" or "-security" */
+export function ownMirror(kind = "") {
   const [, codename] = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync("/etc/os-release", "utf8")) ?? [];
   const format = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(IDENTIFIER)";
   const targets = execFileSync("apt-get", ["indextargets", "--format", format], { encoding: "utf8" }).split("\n");
   const own = targets
     .map((line) => line.split(" "))
-    .find((words) => words.slice(1).join() === `${codename},main,Packages`);
+    .find((words) => words.slice(1).join() === `${codename}${kind},main,Packages`);
   if (own === undefined) throw new Error("apt has no list of this machine's Debian release: apt-get update");
   return own[0];
 }
