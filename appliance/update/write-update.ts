@@ -39,11 +39,10 @@ export interface UpdatePlace {
   /** Where the boot partition is mounted, writable. */
   readonly boot: string;
   readonly state: BootStateStore;
-  /** Block device of the other system's root; in tests a file may stand in. */
+  /** Block device of the other system's root. */
   readonly root: string;
   /** How much fits there. */
   readonly rootBytes: number;
-  readonly allowFile?: boolean | undefined;
 }
 
 export interface UpdateContext {
@@ -108,7 +107,6 @@ export async function writeUpdate(
       format: "raw",
       verify: true,
       allowPartition: true,
-      allowFile: place.allowFile,
       imageBytes: update.root.size,
       givenBytes: update.root.size,
       leewayMs: 0,

@@ -4,7 +4,7 @@
  */
 import { execFileSync } from "node:child_process";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { cpio } from "../../scripts/bundle/cpio.mjs";
 import { unpackPackages } from "../../scripts/bundle/debian.mjs";
@@ -44,6 +44,7 @@ mount --bind /system/os-release /tools/usr/lib/os-release
 mount -t vfat -o ro /dev/vda1 /tools/boot
 echo "STARTED $(cat /system/version) IN $slot AS $boot"
 export STATE_DIRECTORY=/state PATH=/bin HOME=/tmp
+mount -t squashfs -o ro /dev/vdd /tools/updates
 cat /dev/vdc | tr -d '\\000' > /tools/tmp/orders
 . /system/act
 echo "IDLE"
@@ -89,7 +90,18 @@ export function makeParts(folder: string): Parts {
 
 function makeTools(folder: string, busybox: string): string {
   const tree = join(folder, "tools");
-  for (const name of ["bin", "boot", "dev", "proc", "state", "sys", "tmp", "usr/lib", "agent/node_modules"]) {
+  for (const name of [
+    "bin",
+    "boot",
+    "dev",
+    "proc",
+    "state",
+    "sys",
+    "tmp",
+    "updates",
+    "usr/lib",
+    "agent/node_modules",
+  ]) {
     mkdirSync(join(tree, name), { recursive: true });
   }
   cpSync(busybox, join(tree, "bin/busybox"));
@@ -134,7 +146,14 @@ export function makeRoot(folder: string, version: string, act = ". /tools/tmp/or
 
 /** What GRUB is built of. */
 const grub = "/usr/lib/grub/x86_64-efi/monolithic/grubx64.efi";
-export const programs = ["qemu-system-x86_64", "/usr/share/OVMF/OVMF_CODE_4M.fd", grub, "mcopy", "mkfs.vfat", "mksquashfs"];
+export const programs = [
+  "qemu-system-x86_64",
+  "/usr/share/OVMF/OVMF_CODE_4M.fd",
+  grub,
+  "mcopy",
+  "mkfs.vfat",
+  "mksquashfs",
+];
 
 /** A disk with `root` in slot a, and nothing in slot b. */
 export function makeDisk(folder: string, name: string, parts: Parts, root: string): string {
@@ -142,10 +161,16 @@ export function makeDisk(folder: string, name: string, parts: Parts, root: strin
   writeFileSync(disk, "");
   truncateSync(disk, 98 * mib);
   const sectors = (size: number) => (size * mib) / 512;
-  const table = layout.map(({ name, start, size }) => `start=${sectors(start)}, size=${sectors(size)}, name="${name}", ${typeOf(name)}`);
-  execFileSync("/usr/sbin/sfdisk", ["--quiet", disk], { input: `label: gpt\n${table.join("\n")}\n`, stdio: ["pipe", "pipe", "inherit"] });
+  const table = layout.map(
+    ({ name, start, size }) => `start=${sectors(start)}, size=${sectors(size)}, name="${name}", ${typeOf(name)}`,
+  );
+  execFileSync("/usr/sbin/sfdisk", ["--quiet", disk], {
+    input: `label: gpt\n${table.join("\n")}\n`,
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const tree = join(folder, `${name}.boot`);
-  for (const path of ["EFI/BOOT", "EFI/debian", "grub", "slots/a", "slots/b"]) mkdirSync(join(tree, path), { recursive: true });
+  for (const path of ["EFI/BOOT", "EFI/debian", "grub", "slots/a", "slots/b"])
+    mkdirSync(join(tree, path), { recursive: true });
   cpSync(grub, join(tree, "EFI/BOOT/BOOTX64.EFI"));
   cpSync("image/grub-start.cfg", join(tree, "EFI/debian/grub.cfg"));
   cpSync("image/grub.cfg", join(tree, "grub/grub.cfg"));
@@ -171,11 +196,9 @@ function put(file: string, disk: string, startMib: number): void {
   execFileSync("dd", [`if=${file}`, `of=${disk}`, "bs=1M", `seek=${startMib}`, "conv=notrunc,sparse", "status=none"]);
 }
 
-/** A disk that holds a script for the guest, or an update; padded to whole sectors. */
-export function orders(folder: string, name: string, content: string | Uint8Array): string {
-  const path = resolve(folder, basename(name));
-  const bytes = Buffer.from(content);
+/** Writes a script for the guest, padded to whole sectors; it may be changed while the machine runs, for its next start. */
+export function writeOrders(path: string, script: string): void {
+  const bytes = Buffer.alloc(4096);
+  bytes.write(`${script}\n`);
   writeFileSync(path, bytes);
-  truncateSync(path, Math.max(4096, Math.ceil(bytes.length / 4096) * 4096));
-  return path;
 }

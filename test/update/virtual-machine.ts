@@ -30,7 +30,19 @@ export function start({ disk, more, folder }: Disks): VirtualMachine {
   const child = spawn(
     "setpriv",
     [
-      ...["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-m", "512"],
+      ...[
+        "--pdeathsig",
+        "KILL",
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "Nehalem",
+        "-M",
+        "q35",
+        "-m",
+        "512",
+      ],
       ...["-nodefaults", "-no-user-config", "-display", "none", "-net", "none", "-serial", "stdio"],
       ...["-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"],
       ...["-drive", `if=pflash,format=raw,file=${variables}`],
@@ -46,7 +58,8 @@ export function start({ disk, more, folder }: Disks): VirtualMachine {
 function watched(child: ChildProcess): VirtualMachine {
   let output = "";
   let seen = 0;
-  for (const stream of [child.stdout, child.stderr]) stream?.on("data", (chunk: Buffer) => (output += chunk.toString("latin1")));
+  for (const stream of [child.stdout, child.stderr])
+    stream?.on("data", (chunk: Buffer) => (output += chunk.toString("latin1")));
   const closed = once(child, "close");
   return {
     get output() {
@@ -59,7 +72,12 @@ function watched(child: ChildProcess): VirtualMachine {
           seen += found.index + found[0].length;
           return found;
         }
-        const why = child.exitCode !== null ? "the machine has ended" : performance.now() > deadlineMs ? "it did not come" : undefined;
+        const why =
+          child.exitCode !== null
+            ? "the machine has ended"
+            : performance.now() > deadlineMs
+              ? "it did not come"
+              : undefined;
         if (why !== undefined) throw new Error(`${String(pattern)}: ${why}:\n${printable(output.slice(-3000))}`);
       }
     },
