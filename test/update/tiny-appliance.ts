@@ -3,7 +3,16 @@
  * busybox and this agent. Each system has a script of its own, `act`, and runs what the test orders.
  */
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { cpio } from "../../scripts/bundle/cpio.mjs";
@@ -105,6 +114,7 @@ function makeTools(folder: string, busybox: string): string {
     mkdirSync(join(tree, name), { recursive: true });
   }
   cpSync(busybox, join(tree, "bin/busybox"));
+  for (const applet of ["mount", "umount"]) symlinkSync("busybox", join(tree, "bin", applet));
   writeFileSync(join(tree, "usr/lib/os-release"), "");
   const take = (path: string) => {
     mkdirSync(join(tree, dirname(path)), { recursive: true });
