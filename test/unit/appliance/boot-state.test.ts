@@ -3,12 +3,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import {
-  bootStateIn,
-  readBootState,
-  writeBootState,
-  type BootState,
-} from "../../../appliance/slots/boot-state.ts";
+import { bootStateIn, readBootState, writeBootState, type BootState } from "../../../appliance/slots/boot-state.ts";
 import { readEnvironment, writeEnvironment } from "../../../appliance/slots/grubenv.ts";
 import { findProgram } from "../../../agent/sys/program.ts";
 import { scratch } from "../../sim/agent.ts";
