@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { isSystemError, toAgentError } from "../driver/errors.ts";
 
@@ -18,4 +18,12 @@ export async function tokenCredential(file: string, env: NodeJS.ProcessEnv): Pro
     if (isSystemError(error) && error.code === "ENOENT") return undefined;
     throw toAgentError(error);
   }
+}
+
+const othersMayRead = 0o004;
+
+/** What to say of a configuration with a token in it that every user of this machine can read; undefined if they cannot. */
+export async function exposedToken(file: string): Promise<{ text: string; hint: string } | undefined> {
+  if (((await stat(file)).mode & othersMayRead) === 0) return undefined;
+  return { text: `${file}: every user of this machine can read the token in it`, hint: `chmod 600 ${file}` };
 }

@@ -3,7 +3,7 @@ import type { Catalog } from "../driver/catalog.ts";
 import type { ConfigProblem } from "../driver/entry.ts";
 import { AgentError, toAgentError } from "../driver/errors.ts";
 import { planTree, type PlannedDriver } from "../driver/plan.ts";
-import { tokenCredential } from "./credentials.ts";
+import { exposedToken, tokenCredential } from "./credentials.ts";
 import { parseConfigDocument, type PlacedProblem } from "./document.ts";
 import { checkExporterConfig, type ExporterConfig } from "./schema.ts";
 
@@ -68,10 +68,13 @@ export async function loadConfig(
   if (config === undefined) {
     throw new AgentError("E_CONFIG", problems.map((problem) => describeProblem(file, problem)).join("\n"));
   }
+  const exposed = config.token?.trim() ? await exposedToken(file) : undefined;
   const token = config.token?.trim() ? config.token : ((await tokenCredential(file, env)) ?? config.token);
   return {
     config: { ...config, token },
-    warnings: warnings.map((warning) => describeProblem(file, warning, "warning: ")),
+    warnings: warnings
+      .map((warning) => describeProblem(file, warning, "warning: "))
+      .concat(exposed === undefined ? [] : [`${exposed.text}: ${exposed.hint}`]),
   };
 }
 

@@ -1,4 +1,4 @@
-import { stat } from "node:fs/promises";
+import { exposedToken } from "../../config/credentials.ts";
 import { describeProblem, inspectConfig } from "../../config/load.ts";
 import type { ExporterConfig } from "../../config/schema.ts";
 import type { Catalog } from "../../driver/catalog.ts";
@@ -29,8 +29,6 @@ export function needsOf({ driver, config }: PlannedDriver): HostNeeds {
   }
 }
 
-const othersMayRead = 0o004;
-
 /** Reads configurations as an agent would. Those that it would refuse are problems, and nothing else is known of them. */
 export async function readConfigurations(
   files: readonly string[],
@@ -50,9 +48,8 @@ export async function readConfigurations(
       if ("problems" in planned) continue;
       configured.push({ file, config, drivers: allOf(planned.root) });
       findings.push(ok(`${file}: exporter ${config.metadata.name}`));
-      if (config.token && ((await stat(file)).mode & othersMayRead) !== 0) {
-        findings.push(warning(`${file}: every user of this machine can read the token in it`, `chmod 600 ${file}`));
-      }
+      const exposed = config.token ? await exposedToken(file) : undefined;
+      if (exposed !== undefined) findings.push(warning(exposed.text, exposed.hint));
     } catch (thrown) {
       findings.push(problem(`${file}: ${toAgentError(thrown).message}`));
     }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
@@ -401,4 +401,19 @@ test("the examples are sound", async () => {
     const { problems, warnings } = await inspectConfig(join("examples", name), { catalog: shippedDrivers, env: {} });
     assert.deepEqual([...problems, ...warnings], [], name);
   }
+});
+
+test("a token that every user of the machine can read is said", async (t) => {
+  const file = join(scratch(t), "bench.yaml");
+  writeFileSync(file, named("token: secret"));
+  const warnings = async () => (await loadConfig(file, { catalog: shippedDrivers, env: {} })).warnings;
+  chmodSync(file, 0o644);
+  assert.deepEqual(await warnings(), [
+    `${file}: every user of this machine can read the token in it: chmod 600 ${file}`,
+  ]);
+  chmodSync(file, 0o640);
+  assert.deepEqual(await warnings(), []);
+  writeFileSync(file, named("endpoint: x"));
+  chmodSync(file, 0o644);
+  assert.deepEqual(await warnings(), []);
 });
