@@ -1,7 +1,8 @@
 // Bundles the two binaries to dist/, each driver in a chunk of its own that is loaded only when a config names it.
-import { chmodSync, copyFileSync, cpSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync } from "node:fs";
 import { basename, join } from "node:path";
 import { build } from "esbuild";
+import { replaceFolder } from "./replace-folder.mjs";
 
 /**
  * Bundles both binaries into `outdir`.
@@ -41,6 +42,5 @@ if (basename(process.argv[1] ?? "") === "build.mjs") {
   // Beside dist/ and then in its place, so that an agent that starts meanwhile finds a whole one.
   const fresh = `dist.${process.pid}`;
   await bundleProgram(fresh);
-  rmSync("dist", { recursive: true, force: true });
-  renameSync(fresh, "dist");
+  replaceFolder(fresh, "dist");
 }

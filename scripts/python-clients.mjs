@@ -1,5 +1,5 @@
 // Makes virtual environments with the real Python clients, one per release we promise to serve.
-// usage: node scripts/python-clients.mjs        prints one `VERSION DIRECTORY` line each
+// usage: node scripts/python-clients.mjs [VERSION ...]        prints one `VERSION DIRECTORY` line each
 // They are kept outside the repository: JMP_PYTHON_CLIENTS, else $XDG_CACHE_HOME/jumpstarter-agent.
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -67,6 +67,7 @@ function run(command, ...words) {
 
 // By name: in a bundle of the tests this file is not itself.
 if (basename(process.argv[1] ?? "") === "python-clients.mjs") {
-  installClients();
-  for (const version of clientVersions) console.log(version, clientDirectory(version));
+  const versions = process.argv.length > 2 ? process.argv.slice(2) : clientVersions;
+  installClients(versions);
+  for (const version of versions) console.log(version, clientDirectory(version));
 }

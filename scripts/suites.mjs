@@ -1,39 +1,84 @@
-// Runs test suites with Node's own runner and takes the counts from it.
+// The test suites, and how one is run: with Node's own runner, from which the counts are taken.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
+import { kernelDirectory } from "./kernel.mjs";
+import { missingPrograms } from "./programs.mjs";
+
+const inCi = Boolean(process.env.CI);
 
 /**
- * @param {string} name a folder of test/, or a path to a file or folder
- * @param {{ node?: string[], env?: Record<string, string>, beside?: boolean }} [options] node: the command that is Node;
- *   beside: others run at the same time, so what it says is shown when it has ended
- * @returns {Promise<{ passed: number, failed: number, skipped: number, failures: string[] }>} failures: what failed, and why
+ * Every suite is a folder of test/ and a line here; they begin in this order, `npm test` and CI alike.
+ *
+ * cores: how many processors it keeps busy; suites that together have them run beside each other.
+ * filesAtOnce: suites that drive whole boards or processes share ports: their files run one after the other.
+ * apart: suites that must not run meanwhile, as both want the same port or device.
+ * limitMs: for a file and for a test.
+ * onNode24: CI runs it there once more. What differs between releases of Node is its API.
+ * leftOut: why `npm test` does without it here; CI installs all that is missing.
  */
-export async function runSuite(name, { node = [process.execPath], env = {}, beside = false } = {}) {
-  const none = { passed: 0, failed: 0, skipped: 0, failures: [] };
-  const suite = join("test", name);
-  const files = testFiles(existsSync(suite) ? suite : name);
+export const suites = {
+  conformance: {
+    cores: 1,
+    apart: ["netboot"],
+    leftOut: () => "1.5 GB of Python clients: node scripts/python-clients.mjs && npm test -- conformance",
+  },
+  // A third of the time it waits; it also looks at the clock most.
+  faults: { cores: 1, apart: ["netboot"], onNode24: { LEASE_CYCLES: "200" } },
+  // The virtual machine has one processor. All that runs in it is one file, and an emulated machine is slow.
+  kernel: {
+    cores: 1,
+    limitMs: 1_800_000,
+    // Elsewhere nobody waits for 100 MB that he has not asked for.
+    leftOut: () =>
+      kernelDirectory() === undefined && "a virtual machine with a Linux kernel of 100 MB: npm test -- kernel",
+  },
+  unit: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1), onNode24: {} },
+  netboot: { cores: 1, leftOut: () => withoutBoard() && "a real U-Boot: it needs QEMU" },
+  fuzz: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1) },
+  docs: { cores: 1 },
+};
+
+/** Suites wait now and then: so many more processors may be promised than there are. */
+export const coresToShare = availableParallelism() + 1;
+
+function withoutBoard() {
+  return missingPrograms(["qemu-system-aarch64", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"]).length > 0;
+}
+
+/**
+ * @param {string} name a suite, or a path to a file or folder
+ * @param {{ node?: string[], env?: Record<string, string>, beside?: boolean, wrapper?: string[] }} [options] node: the command that is Node;
+ *   beside: others run at the same time, so what it says is shown when it has ended; wrapper: a command that runs the runner
+ * @returns {Promise<{ passed: number, failed: number, skipped: number, failures: string[], files: { name: string, ms: number }[], tookS: number, cpuS: number }>}
+ *   failures: what failed, and why; files: how long each took; cpuS: processor time of all of them
+ */
+export async function runSuite(name, { node = [process.execPath], env = {}, beside = false, wrapper = [] } = {}) {
+  const none = { passed: 0, failed: 0, skipped: 0, failures: [], files: [], tookS: 0, cpuS: 0 };
+  const folder = join("test", name);
+  const path = existsSync(folder) ? folder : name;
+  const files = testFiles(path);
   if (files.length === 0) {
     console.error(`${name}: no such suite`);
     return { ...none, failed: 1 };
   }
+  // Of a file, the suite is what its folder says.
+  const suite = path.split("/")[1] ?? "";
+  const { filesAtOnce = 1, limitMs = 600_000 } = suites[suite] ?? {};
+  const began = performance.now();
   const scratch = mkdtempSync(join(tmpdir(), "jmp-agent-test-"));
   try {
     const counts = join(scratch, "counts.json");
-    // Suites that drive whole boards or processes share ports and cores: their files run one after the other.
-    const atOnce = /unit|fuzz/.test(name) ? Math.max(2, availableParallelism() - 1) : 1;
-    const seed = process.env.CI ? ["--import", "./scripts/fixed-seed.mjs"] : [];
-    // For a file and for a test: all that runs in the virtual machine is one file, and an emulated machine is slow.
-    const limitMs = /kernel/.test(name) ? 1_800_000 : 600_000;
-    const [command, ...words] = node;
+    const seed = inCi ? ["--import", "./scripts/fixed-seed.mjs"] : [];
+    const [command, ...words] = [...wrapper, ...node];
     const said = join(scratch, "output");
-    // Into a file: whoever waits for another suite reads no pipes meanwhile.
+    // Into a file: nobody reads pipes for all of them.
     const output = beside ? openSync(said, "w") : "inherit";
     const runner = spawn(
       command,
-      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, `--test-concurrency=${atOnce}`]
+      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, `--test-concurrency=${filesAtOnce}`]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
@@ -44,7 +89,7 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
           // What agents keep of flashes and consoles, which would be this machine's.
           STATE_DIRECTORY: join(scratch, "state"),
           // Coverage is that of the unit tests: the hundreds of processes of the others each pay for it, and add nothing.
-          ...(/unit/.test(name) ? {} : { NODE_V8_COVERAGE: "" }),
+          ...(suite === "unit" ? {} : { NODE_V8_COVERAGE: "" }),
           ...env,
         },
       },
@@ -52,16 +97,20 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
     const [status] = await once(runner, "exit");
     if (beside) {
       closeSync(output);
-      process.stdout.write(`\n== ${name}, which ran beside the others\n${readFileSync(said, "utf8")}`);
+      process.stdout.write(readFileSync(said));
     }
     const counted = existsSync(counts) ? JSON.parse(readFileSync(counts, "utf8") || "{}") : {};
     const failed = (counted.fail ?? 0) + (counted.cancelled ?? 0);
+    // A runner that dies without counting a failure, or whose wrapper is not content, is a failure of its own.
+    const alone = status !== 0 && failed === 0 ? [`${name}: ended with ${status}`] : [];
     return {
       passed: counted.pass ?? 0,
-      // A runner that dies without counting a failure is a failure of its own.
-      failed: status !== 0 && failed === 0 ? 1 : failed,
+      failed: failed + alone.length,
       skipped: (counted.skipped ?? 0) + (counted.todo ?? 0),
-      failures: counted.failures ?? [],
+      failures: [...(counted.failures ?? []), ...alone],
+      files: counted.files ?? [],
+      tookS: (performance.now() - began) / 1_000,
+      cpuS: counted.cpuS ?? 0,
     };
   } finally {
     rmSync(scratch, { recursive: true, force: true });
@@ -75,20 +124,31 @@ export function sumUp(results) {
   return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped"), failures };
 }
 
-const failuresHead = "== failed tests";
-
 /** What failed, once more where it is looked for first: at the end. */
 export function tellFailures({ failures }) {
-  if (failures.length > 0) console.log(["", failuresHead, ...failures].join("\n"));
+  if (failures.length > 0) console.log(["", "== failed tests", ...failures].join("\n"));
 }
 
-/** What a run of `npm test` has told in that way. */
-export function toldFailures(output) {
-  const at = output.lastIndexOf(`\n${failuresHead}\n`);
-  if (at < 0) return [];
-  const told = output.slice(at + failuresHead.length + 2);
-  return [told.slice(0, told.search(/^\d+ passed, \d+ failed/m)).trimEnd()];
+const slowestFiles = 10;
+
+/**
+ * Where the time has gone.
+ * @param {{ name: string, tookS: number, cpuS?: number, files?: { name: string, ms: number }[] }[]} results
+ */
+export function tellTimes(results) {
+  console.log("\n== time");
+  for (const { name, tookS, cpuS } of results) {
+    console.log(`${inSeconds(tookS)}  ${name}${cpuS === undefined ? "" : `, ${Math.round(cpuS)} s of processors`}`);
+  }
+  const files = results.flatMap(({ name, files = [] }) => files.map((file) => ({ ...file, suite: name })));
+  if (files.length === 0) return;
+  console.log("\n== slowest files");
+  for (const { name, ms, suite } of files.toSorted((a, b) => b.ms - a.ms).slice(0, slowestFiles)) {
+    console.log(`${inSeconds(ms / 1_000)}  ${name}${name.startsWith(`test/${suite}/`) ? "" : ` (${suite})`}`);
+  }
 }
+
+const inSeconds = (seconds) => `${Math.round(seconds)} s`.padStart(7);
 
 /** The closing line, in the form that tools read. */
 export function closingLine({ passed, failed, skipped }) {

@@ -1,6 +1,15 @@
 // Debian packages of another architecture, fetched and unpacked without touching the system's own package state.
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 
@@ -19,14 +28,19 @@ export function unpackPackages(names, architecture) {
   const folders = Object.fromEntries(Object.keys(names).map((key) => [key, join(root, key)]));
   if (Object.values(folders).every((folder) => existsSync(folder))) return folders;
 
-  const state = join(root, "apt");
+  mkdirSync(root, { recursive: true });
+  // Others may do the same at this moment: each works in a folder of its own, and what is ready first stays.
+  const state = mkdtempSync(join(root, "apt-"));
   const apt = privateApt(state, { architecture });
   for (const [key, name] of Object.entries(names)) {
     if (existsSync(folders[key])) continue;
-    const half = `${folders[key]}.half`;
-    rmSync(half, { recursive: true, force: true });
+    const half = join(state, "unpacked", key);
     apt.unpack(name.endsWith("*") ? apt.dependencies(name.slice(0, -1))[0] : name, half);
-    renameSync(half, folders[key]);
+    try {
+      renameSync(half, folders[key]);
+    } catch (error) {
+      if (!existsSync(folders[key])) throw error;
+    }
   }
   rmSync(state, { recursive: true, force: true });
   return folders;
