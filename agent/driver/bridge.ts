@@ -32,6 +32,8 @@ export interface Bridge {
 export interface BridgedStream {
   /** gRPC messages of RouterService.Stream with their prefixes, cut anywhere. It fails with what the call fails with. Whoever gets it destroys it. */
   readonly stream: Duplex;
+  /** Who reads the stream may give a chunk back when it is done with it: its memory is used again. */
+  readonly release?: (chunk: Buffer) => void;
   /** Initial metadata; keys in lower case. */
   readonly metadata: ReadonlyMap<string, string>;
 }

@@ -61,9 +61,9 @@ export async function serveBridged(
   const resourceEnded = request.kind === "resource" ? resourceBegins(service, passed) : undefined;
   try {
     await driver.opened();
-    const { stream, metadata } = await bridge.stream(request, rpc);
-    rpc.sendMetadata(Object.fromEntries(metadata));
-    await passStream(rpc.stream, stream, passed);
+    const bridged = await bridge.stream(request, rpc);
+    rpc.sendMetadata(Object.fromEntries(bridged.metadata));
+    await passStream(rpc.stream, bridged, passed);
     streamEnded?.(passed);
     resourceEnded?.();
   } catch (thrown) {

@@ -1,5 +1,5 @@
 import type { ServerHttp2Stream } from "node:http2";
-import type { Duplex } from "node:stream";
+import type { BridgedStream } from "../driver/bridge.ts";
 import { AgentError } from "../driver/errors.ts";
 import { resetFollowsMs } from "./frame-carrier.ts";
 
@@ -13,7 +13,11 @@ export interface Passed {
  * Joins an RPC's stream with one that carries the same messages, as they are. The other side's end is the end of both.
  * @throws AgentError what the other side fails with, or E_CANCELLED
  */
-export async function passStream(http2: ServerHttp2Stream, other: Duplex, passed: Passed): Promise<void> {
+export async function passStream(
+  http2: ServerHttp2Stream,
+  { stream: other, release = () => {} }: BridgedStream,
+  passed: Passed,
+): Promise<void> {
   try {
     await new Promise<void>((resolve, reject) => {
       http2.on("data", (chunk: Buffer) => {
@@ -29,7 +33,12 @@ export async function passStream(http2: ServerHttp2Stream, other: Duplex, passed
       if (http2.closed || http2.destroyed) gone();
       other.on("data", (chunk: Buffer) => {
         passed.sentBytes += chunk.length;
-        if (!http2.destroyed && !http2.writableEnded && !http2.write(chunk)) other.pause();
+        if (http2.destroyed || http2.writableEnded) return;
+        // What was cut off may still be in the hands of the transport.
+        const taken = http2.write(chunk, (error) => {
+          if (!error) release(chunk);
+        });
+        if (!taken) other.pause();
       });
       http2.on("drain", () => other.resume());
       other.once("end", resolve);

@@ -45,9 +45,14 @@ METADATA = 0x20  # JSON
 ENDED = 0x80  # nothing: all went well; else JSON: status, details
 
 LONGEST_MESSAGE = 4 * 1024 * 1024
+# What is read at once: little from who calls, much from who sends files.
+LEAST_READ_BYTES = 16 * 1024
+MOST_READ_BYTES = 256 * 1024
 # What may wait for a driver that does not read.
 UNREAD_BYTES = 1024 * 1024
 LOOK_SECONDS = 0.5
+# In a StreamRequest or a StreamResponse: what begins a payload, and what is said when there will be none any more.
+PAYLOAD = b"\x0a"
 GOAWAY = b"\x10\x07"
 # A stream that was cut is not at its end: the call that reads it is cancelled, too, and must not take it for whole.
 CUT_SECONDS = 1
@@ -125,15 +130,16 @@ def answer_of(error):
     return {"status": 2, "details": f"Unexpected {type(error)}: {error}"}
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One call after the other, until the agent hangs up; that cancels the one that runs."""
 
     def __init__(self, session, lent, connections):
         self._session = session
         self._lent = lent
         self._connections = connections
-        self._buffer = bytearray()
-        self._frames = deque()
+        self._buffer = memoryview(bytearray(LEAST_READ_BYTES))
+        self._filled = 0
+        self._payloads = deque()
         self._unread = 0
         self._ended = False
         self._arrived = asyncio.Event()
@@ -160,31 +166,43 @@ class Connection(asyncio.Protocol):
     def resume_writing(self):
         self._writable.set()
 
-    def data_received(self, data):
-        buffer = self._buffer
-        buffer += data
-        at = 0
-        while len(buffer) - at >= 5:
-            end = at + 5 + int.from_bytes(buffer[at + 1 : at + 5], "big")
-            if end - at > LONGEST_MESSAGE + 5:
-                size = end - at - 5
-                self._end({"status": 8, "details": f"SERVER: Received message larger than max ({size} vs. {LONGEST_MESSAGE})"})
+    def get_buffer(self, _hint):
+        return self._buffer[self._filled :]
+
+    def buffer_updated(self, size):
+        buffer, filled, at = self._buffer, self._filled + size, 0
+        room = min(2 * filled, MOST_READ_BYTES) if filled == len(buffer) else 0
+        while filled - at >= 5:
+            length = int.from_bytes(buffer[at + 1 : at + 5], "big")
+            if length > LONGEST_MESSAGE:
+                details = f"SERVER: Received message larger than max ({length} vs. {LONGEST_MESSAGE})"
+                self._end({"status": 8, "details": details})
                 self.close()
                 return
-            if end > len(buffer):
+            end = at + 5 + length
+            if end > filled:
+                room = max(room, end - at)
                 break
-            self._take(buffer[at], bytes(memoryview(buffer)[at + 5 : end]))
+            self._take(buffer[at], buffer[at + 5 : end])
             at = end
-        if at > 0:
-            del buffer[:at]
+        self._filled = filled - at
+        if room > len(buffer):
+            self._buffer = memoryview(bytearray(room))
+        self._buffer[: self._filled] = buffer[at:filled]
 
     def close(self):
         self._transport.close()
 
     def _take(self, kind, message):
         if kind == MESSAGE:
-            self._frames.append(message)
-            self._unread += len(message)
+            payload = payload_of(message)
+            if payload == b"":
+                return
+            if payload is None:
+                self._ended = True
+            elif not self._ended:
+                self._payloads.append(payload)
+                self._unread += len(payload)
             if self._unread > UNREAD_BYTES and self._transport.is_reading():
                 self._transport.pause_reading()
                 self._look_for_end()
@@ -194,7 +212,7 @@ class Connection(asyncio.Protocol):
             self._arrived.set()
         else:
             run = {UNARY: self._unary, STREAMING: self._streaming, STREAM: self._stream}[kind]
-            self._task = asyncio.get_running_loop().create_task(self._run(run, message))
+            self._task = asyncio.get_running_loop().create_task(self._run(run, bytes(message)))
 
     def _look_for_end(self):
         """Who does not read does not learn either that the agent has hung up."""
@@ -209,8 +227,8 @@ class Connection(asyncio.Protocol):
 
     # What it tells
 
-    def _send(self, kind, message):
-        self._transport.write(b"".join((bytes((kind,)), len(message).to_bytes(4, "big"), message)))
+    def _send(self, kind, *parts):
+        self._transport.write(b"".join((bytes((kind,)), sum(map(len, parts)).to_bytes(4, "big"), *parts)))
 
     def _end(self, answer=None):
         self._send(ENDED, b"" if answer is None else json.dumps(answer).encode())
@@ -295,7 +313,7 @@ class Connection(asyncio.Protocol):
                 payload = await stream.receive()
                 if not payload:
                     continue
-                self._send(MESSAGE, b"".join((b"\x0a", varint(len(payload)), payload)))
+                self._send(MESSAGE, PAYLOAD, varint(len(payload)), payload)
                 if not self._writable.is_set():
                     await self._writable.wait()
         except EndOfStream:
@@ -310,24 +328,16 @@ class Connection(asyncio.Protocol):
 
     async def _payload(self):
         """The next bytes of the client; None at their end."""
-        from jumpstarter_protocol import router_pb2
-
-        while True:
-            while not self._frames:
-                if self._ended:
-                    return None
-                self._arrived.clear()
-                await self._arrived.wait()
-            message = self._frames.popleft()
-            if self._unread > UNREAD_BYTES >= self._unread - len(message):
-                self._transport.resume_reading()
-            self._unread -= len(message)
-            frame = router_pb2.StreamRequest.FromString(message)
-            if frame.frame_type == router_pb2.FRAME_TYPE_DATA and frame.payload:
-                return frame.payload
-            if frame.frame_type == router_pb2.FRAME_TYPE_GOAWAY:
-                self._ended = True
-                self._frames.clear()
+        while not self._payloads:
+            if self._ended:
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        payload = self._payloads.popleft()
+        if self._unread > UNREAD_BYTES >= self._unread - len(payload):
+            self._transport.resume_reading()
+        self._unread -= len(payload)
+        return payload
 
     def _lend(self, request, driver, metadata):
         if request.kind != "resource":
@@ -344,6 +354,27 @@ class Connection(asyncio.Protocol):
             driver = self._lent.pop(uuid, None)
             if driver is not None and (unused := driver.resources.pop(UUID(uuid), None)) is not None:
                 await unused.aclose()
+
+
+def payload_of(message):
+    """The bytes that a StreamRequest carries; None if it says that there will be no more."""
+    if message[:1] == PAYLOAD:
+        length, shift, at = 0, 0, 1
+        while at < len(message) and shift < 35:
+            length |= (message[at] & 0x7F) << shift
+            shift += 7
+            at += 1
+            if message[at - 1] < 0x80:
+                break
+        # As good as all carry nothing else.
+        if at + length == len(message):
+            return bytes(message[at:])
+    from jumpstarter_protocol import router_pb2
+
+    frame = router_pb2.StreamRequest.FromString(bytes(message))
+    if frame.frame_type == router_pb2.FRAME_TYPE_GOAWAY:
+        return None
+    return frame.payload if frame.frame_type == router_pb2.FRAME_TYPE_DATA else b""
 
 
 def varint(number):
@@ -382,7 +413,10 @@ class Host:
         root = self._entry.instantiate()
         self._name(root, self._uuid)
         async with AsyncExitStack() as stack:
+            handlers = list(logging.getLogger().handlers)
             session = stack.enter_context(Session(root_device=root))
+            # The session keeps what is logged for clients of its own; it has none.
+            logging.getLogger().handlers[:] = handlers
             # The agent says who may call when; the state itself keeps releases that look at it from complaining.
             if hasattr(session, "update_status"):
                 from jumpstarter.common import ExporterStatus

@@ -23,7 +23,7 @@ export function message(kind: number, payload: Uint8Array): Buffer {
   return whole;
 }
 
-interface Message {
+export interface Message {
   readonly kind: number;
   readonly payload: Buffer;
 }
@@ -31,7 +31,7 @@ interface Message {
 /** Beyond what gRPC clients take there is nothing worth to wait for. */
 const longest = 64 * maxMessageBytes;
 
-/** Cuts what comes into messages. */
+/** Cuts what comes into messages. Chunks may be used again when they are cut. */
 export class MessageCutter {
   /** What is there of a message that is kept whole. */
   #kept: Buffer[] = [];
@@ -48,38 +48,44 @@ export class MessageCutter {
         this.#keep(rest);
         return;
       }
-      yield { kind: rest[0] as number, payload: rest.subarray(prefixBytes, end) };
+      yield messageOf(rest, end);
       rest = rest.subarray(end);
     }
   }
 
-  /** Messages of the call in the pieces in which they come, with their prefixes; others whole. @throws like `cut` */
+  /** Messages of the call as they lie in the chunk, with their prefixes; others whole. @throws like `cut` */
   *pass(chunk: Buffer): Generator<Message | { readonly bytes: Buffer }, void, undefined> {
-    let rest = this.#with(chunk);
-    while (rest.length > 0) {
+    const all = this.#with(chunk);
+    let from = 0;
+    let at = 0;
+    while (at < all.length) {
       if (this.#passing > 0) {
-        const bytes = rest.subarray(0, this.#passing);
-        this.#passing -= bytes.length;
-        rest = rest.subarray(bytes.length);
-        yield { bytes };
+        const length = Math.min(this.#passing, all.length - at);
+        this.#passing -= length;
+        at += length;
         continue;
       }
+      const rest = all.subarray(at);
       const end = endOf(rest);
       if (end !== undefined && rest[0] === kinds.message) {
         this.#passing = end;
-      } else if (end === undefined || rest.length < end) {
+        continue;
+      }
+      if (at > from) yield { bytes: all.subarray(from, at) };
+      if (end === undefined || rest.length < end) {
         this.#keep(rest);
         return;
-      } else {
-        yield { kind: rest[0] as number, payload: rest.subarray(prefixBytes, end) };
-        rest = rest.subarray(end);
       }
+      yield messageOf(rest, end);
+      at += end;
+      from = at;
     }
+    if (at > from) yield { bytes: all.subarray(from, at) };
   }
 
   #with(chunk: Buffer): Buffer {
     if (this.#have === 0) return chunk;
-    this.#kept.push(chunk);
+    this.#kept.push(Buffer.from(chunk));
     this.#have += chunk.length;
     const first = this.#kept[0] as Buffer;
     const need = endOf(first);
@@ -92,9 +98,14 @@ export class MessageCutter {
   }
 
   #keep(rest: Buffer): void {
-    this.#kept = [rest];
+    this.#kept = [Buffer.from(rest)];
     this.#have = rest.length;
   }
+}
+
+/** The message that begins here, in memory of its own. */
+function messageOf(bytes: Buffer, end: number): Message {
+  return { kind: bytes[0] as number, payload: Buffer.from(bytes.subarray(prefixBytes, end)) };
 }
 
 const noBytes = Buffer.alloc(0);

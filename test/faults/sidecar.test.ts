@@ -42,6 +42,11 @@ function find(client: Client, path: string): RemoteNode {
   return node;
 }
 
+/** As Python's bytes.upper() has it. */
+function loud(bytes: Buffer): Buffer {
+  return Buffer.from(bytes.map((byte) => (byte >= 0x61 && byte <= 0x7a ? byte - 0x20 : byte)));
+}
+
 const alive = (pid: number) => existsSync(`/proc/${pid}`);
 
 /** What a call fails with. */
@@ -237,6 +242,31 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
     // Up to 32 connections wait for the next call.
     for (const index of [0, 1] as const)
       assert.ok(after[index] <= before[index] + 40, `${before.join()} -> ${after.join()}`);
+  });
+
+  test("many bytes come back as they went, also to a reader that is slow", async (t) => {
+    const { client } = await start(t, { lab });
+    const node = find(client, "lab");
+    const sent = Buffer.alloc(8 * 1024 * 1024);
+    // Each place has its own number.
+    for (let at = 0; at < sent.length; at += 4) sent.writeUInt32BE(0x80_00_00_00 + at, at);
+    const expected = loud(sent);
+    for (const pieceBytes of [1_000_003, 20_011]) {
+      const stream = await node.stream();
+      const written = (async () => {
+        for (let at = 0; at < sent.length; at += pieceBytes) {
+          if (!stream.write(sent.subarray(at, at + pieceBytes))) await once(stream, "drain");
+        }
+        stream.end();
+      })();
+      const got: Buffer[] = [];
+      for await (const chunk of stream) {
+        got.push(chunk as Buffer);
+        if (got.length % 50 === 0) await sleep(5);
+      }
+      await written;
+      assert.ok(Buffer.concat(got).equals(expected), `in pieces of ${pieceBytes}`);
+    }
   });
 
   test("an agent that is killed leaves no Python", async (t) => {
