@@ -1,10 +1,10 @@
 // Builds Debian packages. What they hold depends on the commit alone: two builds have one digest.
 // usage: npm run package -- [amd64|arm64|armhf|all] [--out DIR] [--version VERSION] [--compression 0-9]
-// Default: this machine's architecture, into dist-packages/. places.json tells where things come from and where they go; what is
-// not there (man pages and completions are generated) is left out. The maintainer is whom DEBFULLNAME and DEBEMAIL name.
+// Default: this machine's architecture, into dist-packages/. places.json tells where what is not
+// the program goes. The maintainer is whom DEBFULLNAME and DEBEMAIL name.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, lutimesSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, lutimesSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { chmodSync, lstatSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative, resolve } from "node:path";
@@ -15,6 +15,12 @@ import { copyright, layProgram, wrapper } from "./program.mjs";
 const name = "jumpstarter-agent";
 const program = `/usr/lib/${name}`;
 const binaries = ["jmp-agent", "j"];
+/** Of Debian; places of a shell's own would be another package's. */
+const completions = {
+  bash: "bash-completion/completions/jmp-agent",
+  zsh: "zsh/vendor-completions/_jmp-agent",
+  fish: "fish/vendor_completions.d/jmp-agent.fish",
+};
 const scripts = ["preinst", "postinst", "prerm", "postrm"];
 
 process.chdir(dirname(import.meta.dirname));
@@ -66,8 +72,15 @@ function layFiles(root, architecture, parts) {
   for (const binary of binaries) put(`/usr/bin/${binary}`, wrapper(program, binary, architecture), 0o755);
   const places = JSON.parse(readFileSync("packaging/places.json", "utf8"));
   for (const [from, to] of Object.entries(places)) {
-    if (existsSync(from)) cpSync(from, join(root, "usr", to), { recursive: true });
+    cpSync(from, join(root, "usr", to), { recursive: true });
   }
+  for (const [shell, place] of Object.entries(completions)) {
+    put(
+      join("/usr/share", place),
+      output(process.execPath, join(root, program, "dist/jmp-agent.js"), "completion", shell),
+    );
+  }
+  output(process.execPath, "--import", "tsx", "scripts/man-pages.ts", join(root, "usr/share/man/man1"));
   for (const page of everything(join(root, "usr/share/man")).filter((path) => statSync(path).isFile())) {
     execFileSync("gzip", ["-9n", page]);
   }
@@ -150,7 +163,6 @@ function zipped(content) {
 }
 
 function everything(folder) {
-  if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true })
     .sort()
     .map((path) => join(folder, path));
@@ -163,5 +175,6 @@ function setModeAndTime(path) {
 }
 
 function output(command, ...words) {
-  return execFileSync(command, words, { encoding: "utf8", env: { ...process.env, TZ: "UTC" } }).trim();
+  const env = { ...process.env, TZ: "UTC" };
+  return execFileSync(command, words, { encoding: "utf8", env, maxBuffer: 2 ** 24 }).trim();
 }

@@ -62,6 +62,14 @@ export const commands: Commands = {
     summary: "Let running agents take over changed configurations",
     load: async () => (await import("./reload.ts")).reload,
   },
+  install: {
+    summary: "Install this agent as a service, where there is no package for it",
+    load: async () => (await import("./install.ts")).install,
+  },
+  uninstall: {
+    summary: "Remove what install has installed",
+    load: async () => (await import("./uninstall.ts")).uninstall,
+  },
   completion: {
     summary: "Print the script with which a shell completes these words",
     load: async () => (await import("./completion/completion.ts")).completionOf(commands),

@@ -20,7 +20,7 @@ export interface DebianChroot {
   run(...words: [string, ...string[]]): Promise<string>;
   /** Starts one, with a /proc of its own; all that it starts ends with it at SIGKILL, and with the test. */
   spawn(words: readonly [string, ...string[]], options?: SpawnOptions): ChildProcess;
-  /** The paths of all that lies in it, sorted, but for what the kernel shows there. */
+  /** The paths of all that lies on its disk, sorted. */
   files(): string[];
 }
 
@@ -49,7 +49,11 @@ export async function debianChroot(
       ['chroot "$0" "$@"; exit $?', root],
       words,
     );
-  const env = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C.UTF-8", DEBIAN_FRONTEND: "noninteractive" };
+  const env = {
+    PATH: "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    LC_ALL: "C.UTF-8",
+    DEBIAN_FRONTEND: "noninteractive",
+  };
   const proxies = Object.entries(process.env).filter(([name]) => /^https?_proxy$/i.test(name));
   const environment = { ...Object.fromEntries(proxies), ...env };
   return {
@@ -68,7 +72,7 @@ export async function debianChroot(
       t.after(() => child.kill("SIGKILL"));
       return child;
     },
-    files: () => walk(root, ["proc", "sys", "dev"]),
+    files: () => walk(root, ["proc", "sys", "dev", "run"]),
   };
 }
 
