@@ -22,12 +22,13 @@ module.exports = {
     },
     {
       name: "the-appliance-knows-a-few-doors",
-      comment: "the writer of disks, OCI artifacts and their signatures; of the agent what hardware rooms know",
+      comment:
+        "the writer of disks, OCI artifacts and their signatures; of the agent what hardware rooms know, and how it reads its YAML",
       severity: "error",
       from: { path: "^appliance/" },
       to: {
         path: "^(agent|net|boards|bundles)/",
-        pathNot: ["^agent/(driver|stream|sys)/", "^boards/storage/(block|image)/", "^bundles/(oci|signature)/"],
+        pathNot: ["^agent/(driver|stream|sys|config)/", "^boards/storage/(block|image)/", "^bundles/(oci|signature)/"],
       },
     },
     {

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { cpio } from "../bundle/cpio.mjs";
 import { modulesOf } from "../bundle/initramfs.mjs";
 
-const fileSystems = ["squashfs", "overlay", "ext4", "vfat", "nls_cp437", "nls_ascii"];
+/** With the checksums of ext4, which it asks the kernel for by name. */
+const fileSystems = ["crc32c_generic", "squashfs", "overlay", "ext4", "vfat", "nls_cp437", "nls_ascii"];
 
 /** Folders of the kernel's drivers, or single ones of a folder. */
 const disks = {

@@ -5,7 +5,6 @@ import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, re
 import { rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheDirectory } from "../bundle/debian.mjs";
-import { installAgent } from "./agent.mjs";
 import { stateUuid } from "./disk.mjs";
 import { initramfs } from "./initramfs.mjs";
 import { installed, unpack } from "./packages.mjs";
@@ -18,13 +17,15 @@ const leftOut = ["doc", "man", "info", "locale", "lintian", "bug", "bash-complet
 /** What Debian starts that has no work here, or would write. */
 const masked = [
   ...["e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "dpkg-db-backup.timer", "systemd-logind.service"],
+  // The agent asks for its controller until there is a network.
+  "systemd-networkd-wait-online.service",
   ...["systemd-pstore.service", "systemd-networkd-persistent-storage.service", "sshd-keygen.service"],
 ];
 
 const enabled = [
   ...["systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service", "ssh.service"],
   ...["systemd-time-wait-sync.service", "jumpstarter-appliance.service", "jumpstarter-ssh-keys.service"],
-  "jumpstarter-agent.service",
+  ...["jumpstarter-agent.service", "jumpstarter-agent-confirm.service"],
 ];
 
 /**
@@ -40,12 +41,7 @@ export function makeRoot({ archive, published, architecture, version, work }) {
   cpSync(join(kernel, "usr/lib/modules", release), join(root, "usr/lib/modules", release), { recursive: true });
   run("/usr/sbin/depmod", "-b", root, release);
 
-  for (const folder of ["system", "drop-ins", "modules-load.d", "sysusers.d", "tmpfiles.d"]) {
-    const from = join("systemd", folder);
-    if (existsSync(from)) cpSync(from, join(root, "usr/lib", installedAs[folder] ?? folder), { recursive: true });
-  }
-  if (existsSync("systemd/udev")) cpSync("systemd/udev", join(root, "usr/lib/udev/rules.d"), { recursive: true });
-  installAgent(root, architecture);
+  installAgent(root, architecture, work);
   cpSync("image/root", root, { recursive: true });
   const prepare = join(root, "usr/lib/jumpstarter-appliance/prepare-state");
   writeFileSync(prepare, readFileSync(prepare, "utf8").replace("@STATE_UUID@", stateUuid));
@@ -64,7 +60,12 @@ export function makeRoot({ archive, published, architecture, version, work }) {
   return { root: image, vmlinuz, initrd, kernel: release };
 }
 
-const installedAs = { system: "systemd/system", "drop-ins": "jumpstarter-agent/drop-ins" };
+/** The agent's package, without what installing it would start. */
+function installAgent(root, architecture, work) {
+  run(process.execPath, "packaging/deb.mjs", architecture, "--out", work, "--compression", "0");
+  const [file] = readdirSync(work).filter((name) => /^jumpstarter-agent_.*\.deb$/.test(name));
+  run("dpkg-deb", "-x", join(work, file), root);
+}
 
 /** The Debian system alone, made once for each state of its packages. */
 function baseOf(archive, published, architecture) {
@@ -102,7 +103,8 @@ function describe(root, architecture, version) {
 function enable(root) {
   run("systemd-sysusers", `--root=${root}`);
   run("systemctl", `--root=${root}`, "--quiet", "mask", ...masked);
-  run("systemctl", `--root=${root}`, "--quiet", "enable", ...enabled);
+  const there = enabled.filter((unit) => existsSync(join(root, "usr/lib/systemd/system", unit)));
+  run("systemctl", `--root=${root}`, "--quiet", "enable", ...there);
   run("systemctl", `--root=${root}`, "--quiet", "set-default", "multi-user.target");
 }
 

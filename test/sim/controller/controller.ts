@@ -58,8 +58,10 @@ export interface ControllerOptions {
   readonly release?: Release;
   /** Default: `default`. */
   readonly namespace?: string;
-  /** The name that exporters and clients are told. Default: 127.0.0.1; the certificate also holds localhost. */
+  /** The name that exporters and clients are told. Default: `address`; the certificate also holds localhost. */
   readonly host?: string;
+  /** Where it listens; for exporters in virtual machines one of this machine's own. Default: 127.0.0.1. */
+  readonly address?: string;
   /** Default: free ones. */
   readonly ports?: { readonly controller?: number; readonly router?: number };
   /** Serves TelemetryService in plain text and tells exporters of it. Default: no telemetry. */
@@ -138,7 +140,7 @@ export interface Lab {
 }
 
 export async function startController(options: ControllerOptions = {}): Promise<Lab> {
-  const { release = "head", namespace = "default", host = "127.0.0.1" } = options;
+  const { release = "head", namespace = "default", address = "127.0.0.1", host = address } = options;
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "jmp-lab-")));
   const cleanUp = async () => {
     if (options.directory === undefined) await rm(directory, { recursive: true, force: true });
@@ -177,7 +179,7 @@ export async function startController(options: ControllerOptions = {}): Promise<
 
   const trusted = authority.certificate + (options.outsideRouter?.ca ?? "");
   const hooks = { faults, records };
-  const certificate = await authority.serverCertificate();
+  const certificate = await authority.serverCertificate([...new Set(["localhost", "127.0.0.1", address])]);
   let telemetry: Port | undefined;
   const parts = {
     ...{ release, world, auth, leases, statusStreams, listenQueues, router, hooks },
@@ -196,8 +198,8 @@ export async function startController(options: ControllerOptions = {}): Promise<
     clientService({ world, auth, leases, hooks, newToken: () => newToken("client") }),
   ];
   const { ports = {} } = options;
-  const controllerPort = await openPort(controllerServices, { certificate, ...withPort(ports.controller) });
-  const routerPort = await openPort([router.service], { certificate, ...withPort(ports.router) });
+  const controllerPort = await openPort(controllerServices, { certificate, host: address, ...withPort(ports.controller) });
+  const routerPort = await openPort([router.service], { certificate, host: address, ...withPort(ports.router) });
   if (options.telemetry && can.serviceEndpoints) telemetry = await openPort([telemetryService(world, hooks)]);
 
   const owner = (name: string) => {
