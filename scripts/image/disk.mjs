@@ -1,6 +1,6 @@
 // The whole disk: a GUID partition table, the FAT partition that boots, two roots, and the state. No loop device is needed.
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, rmSync, statSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, rmSync, statSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { unpack } from "./packages.mjs";
@@ -46,9 +46,8 @@ export function makeDisk({ parts, archive, architecture, published, work, output
   const boot = makeBoot({ parts, archive, architecture, published, work, bytes: esp.size * mib });
   place(boot, output, esp.start * mib);
   place(parts.root, output, rootA.start * mib);
+  if (architecture === "arm64") addToOldTable(output, esp);
 }
-
-const grubNames = { amd64: ["x86_64", "x64"], arm64: ["arm64", "aa64"] };
 
 /** The FAT partition. Slot b is empty until the first update. */
 function makeBoot({ parts, archive, architecture, published, work, bytes }) {
@@ -56,13 +55,16 @@ function makeBoot({ parts, archive, architecture, published, work, bytes }) {
   for (const folder of ["EFI/BOOT", "EFI/debian", "grub", "slots/a", "slots/b", "exporters"]) {
     mkdirSync(join(tree, folder), { recursive: true });
   }
-  const [platform, suffix] = grubNames[architecture];
   const grub = unpack(archive, `grub-efi-${architecture}-signed`, join(work, "grub"));
-  const shim = unpack(archive, "shim-signed", join(work, "shim"));
-  // Both signed as Debian's are, so firmware with Secure Boot takes them.
-  cpSync(join(shim, `usr/lib/shim/shim${suffix}.efi.signed`), join(tree, `EFI/BOOT/BOOT${suffix.toUpperCase()}.EFI`));
-  const signed = `usr/lib/grub/${platform}-efi-signed/grub${suffix}.efi.signed`;
-  cpSync(join(grub, signed), join(tree, `EFI/BOOT/grub${suffix}.efi`));
+  if (architecture === "amd64") {
+    // Both are signed, so firmware with Secure Boot takes them.
+    const shim = unpack(archive, "shim-signed", join(work, "shim"));
+    cpSync(join(shim, "usr/lib/shim/shimx64.efi.signed"), join(tree, "EFI/BOOT/BOOTX64.EFI"));
+    cpSync(join(grub, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"), join(tree, "EFI/BOOT/grubx64.efi"));
+  } else {
+    cpSync(join(grub, "usr/lib/grub/arm64-efi-signed/grubaa64.efi.signed"), join(tree, "EFI/BOOT/BOOTAA64.EFI"));
+    layRaspberryPi({ tree, archive, kernel: parts.unpackedKernel, work });
+  }
   cpSync("image/grub-start.cfg", join(tree, "EFI/debian/grub.cfg"));
   cpSync("image/grub.cfg", join(tree, "grub/grub.cfg"));
   const state = "# GRUB Environment Block\nslot=a\ntrial=\ntries=\ninvalid=\n".padEnd(1024, "#");
@@ -81,6 +83,39 @@ function makeBoot({ parts, archive, architecture, published, work, bytes }) {
   for (const path of treeOf(tree)) utimesSync(path, published, published);
   execFileSync("mcopy", ["-s", "-m", "-Q", "-i", fat, ...topOf(tree), "::/"], options);
   return fat;
+}
+
+/** What a Raspberry Pi 3 or 4 starts: its own firmware, then U-Boot, which is EFI firmware to GRUB. */
+function layRaspberryPi({ tree, archive, kernel, work }) {
+  const firmware = join(unpack(archive, "raspi-firmware", join(work, "raspi-firmware")), "usr/lib/raspi-firmware");
+  for (const file of ["bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat"]) {
+    cpSync(join(firmware, file), join(tree, file));
+  }
+  const uboot = unpack(archive, "u-boot-rpi", join(work, "u-boot"));
+  cpSync(join(uboot, "usr/lib/u-boot/rpi_arm64/u-boot.bin"), join(tree, "u-boot.bin"));
+  const [packages] = readdirSync(join(kernel, "usr/lib")).filter((name) => name.startsWith("linux-image-"));
+  const trees = join(kernel, "usr/lib", packages, "broadcom");
+  for (const file of readdirSync(trees).filter((name) => /^bcm2(711|837)-rpi-.*\.dtb$/.test(name))) {
+    cpSync(join(trees, file), join(tree, file));
+  }
+  cpSync("image/config.txt", join(tree, "config.txt"));
+}
+
+/**
+ * The boot ROM of a Raspberry Pi 3 reads no GUID partition table: the FAT partition stands in the old one, too. Linux and firmware
+ * go by the new one, as the old one says that it is there.
+ */
+function addToOldTable(disk, { start, size }) {
+  const entry = Buffer.alloc(16);
+  entry[4] = 0x0c;
+  entry.writeUInt32LE((start * mib) / sector, 8);
+  entry.writeUInt32LE((size * mib) / sector, 12);
+  const file = openSync(disk, "r+");
+  try {
+    writeSync(file, entry, 0, 16, 446 + 16);
+  } finally {
+    closeSync(file);
+  }
 }
 
 const find = (...words) => execFileSync("find", words, { encoding: "utf8" }).trim().split("\n").sort();

@@ -23,7 +23,7 @@ export const installed = {
 /** Unpacked only: what boots the machine, before there is a system. The kernel's own package wants to make an initramfs. */
 const unpacked = {
   amd64: ["busybox-static", "grub-efi-amd64-signed", "shim-signed"],
-  arm64: ["busybox-static", "grub-efi-arm64-signed", "shim-signed", "u-boot-rpi", "raspi-firmware"],
+  arm64: ["busybox-static", "grub-efi-arm64-signed", "u-boot-rpi", "raspi-firmware"],
 };
 
 /**

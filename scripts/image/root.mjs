@@ -57,7 +57,7 @@ export function makeRoot({ archive, published, architecture, version, work }) {
   const busybox = unpack(archive, "busybox-static", join(work, "busybox"));
   const init = readFileSync("image/init");
   writeFileSync(initrd, initramfs({ kernel, busybox, init, architecture, version: release, work }));
-  return { root: image, vmlinuz, initrd, kernel: release };
+  return { root: image, vmlinuz, initrd, kernel: release, unpackedKernel: kernel };
 }
 
 /** The agent's package, without what installing it would start. */
