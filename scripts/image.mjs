@@ -36,7 +36,18 @@ export function makeImage({ architecture, output, keep, offline = false, version
 }
 
 /** What an image is made of, beside Debian's packages. */
-const sources = ["agent", "appliance", "boards", "bundles", "image", "net", "packaging", "proto/gen", "scripts", "systemd"];
+const sources = [
+  "agent",
+  "appliance",
+  "boards",
+  "bundles",
+  "image",
+  "net",
+  "packaging",
+  "proto/gen",
+  "scripts",
+  "systemd",
+];
 
 /**
  * The image of what is in the tree now, made once.

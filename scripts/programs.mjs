@@ -70,6 +70,11 @@ const packages = {
   busctl: "systemd",
   "dbus-send": "dbus-bin",
   adb: "adb",
+  mmdebstrap: "mmdebstrap",
+  mksquashfs: "squashfs-tools",
+  "/usr/sbin/sfdisk": "fdisk",
+  mcopy: "mtools",
+  "/usr/sbin/mkfs.vfat": "dosfstools",
   "iscsi-ls": "libiscsi-bin",
   "iscsi-inq": "libiscsi-bin",
 };

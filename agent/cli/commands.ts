@@ -69,9 +69,6 @@ export const commands: Commands = {
   uninstall: {
     summary: "Remove what install has installed",
     load: async () => (await import("./uninstall.ts")).uninstall,
-  appliance: {
-    summary: "Apply or check the jumpstarter.yaml of a host that runs from the image",
-    load: async () => (await import("./appliance/commands.ts")).appliance,
   },
   completion: {
     summary: "Print the script with which a shell completes these words",

@@ -37,7 +37,8 @@ export async function applyHostConfig(places: Places): Promise<Applied> {
   const files = systemFiles(config, { hostname, exporters });
   // Time zones are many, and which ones there are is the system's affair.
   const zone = await readFile(join(places.root, "usr/share/zoneinfo", config.timezone)).catch(() => undefined);
-  const all = zone === undefined ? [...problems, `there is no time zone ${config.timezone}: it stays as it was`] : problems;
+  const all =
+    zone === undefined ? [...problems, `there is no time zone ${config.timezone}: it stays as it was`] : problems;
   const group = await groupOf("jumpstarter", places.root);
   try {
     await clearFolders(places.root);
@@ -103,7 +104,10 @@ async function setRootPassword(root: string, hash: string): Promise<void> {
   const path = join(root, "etc/shadow");
   const text = await readFile(path, "utf8");
   if (!/^root:/m.test(text)) throw new AgentError("E_IO", `${path} has no root`);
-  await writeFile(path, text.replace(/^root:[^:]*:/m, () => `root:${hash}:`));
+  await writeFile(
+    path,
+    text.replace(/^root:[^:]*:/m, () => `root:${hash}:`),
+  );
 }
 
 /** Writes what is new only: a host that starts every day is not to wear out its disk. */

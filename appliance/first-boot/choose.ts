@@ -39,11 +39,17 @@ export async function readHostConfig(folder: string): Promise<ReadConfig | { rea
   if ("problems" in checked) {
     const place = (problem: { path: readonly (string | number)[] }) =>
       document?.position({ ...problem, path: [...problem.path] }) ?? { line: 1, column: 1 };
-    return { problems: checked.problems.map((problem) => describeProblem(file, { ...problem, position: place(problem) })) };
+    return {
+      problems: checked.problems.map((problem) => describeProblem(file, { ...problem, position: place(problem) })),
+    };
   }
   const twice = files.exporters.filter(({ name }) => Object.hasOwn(checked.config.exporters, name));
   if (twice.length > 0) {
-    return { problems: twice.map(({ name }) => `${join(folder, "exporters", name)}.yaml: ${name} stands in ${configName}, too`) };
+    return {
+      problems: twice.map(
+        ({ name }) => `${join(folder, "exporters", name)}.yaml: ${name} stands in ${configName}, too`,
+      ),
+    };
   }
   return { config: checked.config, files };
 }

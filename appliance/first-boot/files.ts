@@ -62,7 +62,9 @@ const multicast = "MulticastDNS=yes";
 
 function wiredNetwork({ interface: name, address, gateway, dns }: HostConfig["network"]["ethernet"]): string {
   const addresses =
-    address === undefined ? ["DHCP=yes"] : [`Address=${address}`, ...(gateway === undefined ? [] : [`Gateway=${gateway}`])];
+    address === undefined
+      ? ["DHCP=yes"]
+      : [`Address=${address}`, ...(gateway === undefined ? [] : [`Gateway=${gateway}`])];
   return [
     ...["[Match]", `Name=${name ?? "en* eth*"}`, ...(name === undefined ? ["Type=ether"] : []), ""],
     ...["[Network]", ...addresses, ...dns.map((server) => `DNS=${server}`), multicast, ""],
@@ -71,9 +73,17 @@ function wiredNetwork({ interface: name, address, gateway, dns }: HostConfig["ne
   ].join("\n");
 }
 
-function wifiFiles({ ssid, password, country, interface: name }: NonNullable<HostConfig["network"]["wifi"]>): SystemFile[] {
+function wifiFiles({
+  ssid,
+  password,
+  country,
+  interface: name,
+}: NonNullable<HostConfig["network"]["wifi"]>): SystemFile[] {
   const hex = Buffer.from(ssid).toString("hex");
-  const key = password === undefined ? ["key_mgmt=NONE"] : [`psk=${JSON.stringify(password)}`, "key_mgmt=WPA-PSK SAE", "ieee80211w=1"];
+  const key =
+    password === undefined
+      ? ["key_mgmt=NONE"]
+      : [`psk=${JSON.stringify(password)}`, "key_mgmt=WPA-PSK SAE", "ieee80211w=1"];
   const lines = [`country=${country}`, "network={", ...[`ssid=${hex}`, ...key].map((text) => `  ${text}`), "}", ""];
   return [
     { path: `etc/wpa_supplicant/wpa_supplicant-${name}.conf`, content: lines.join("\n"), mode: 0o600 },

@@ -37,7 +37,10 @@ const wired = z.strictObject({
 
 const wifi = z.strictObject({
   ssid: line("the name of a network").max(32, "must have 32 bytes at most"),
-  password: line("a password").min(8, "must have 8 characters at least").max(63, "must have 63 characters at most").optional(),
+  password: line("a password")
+    .min(8, "must have 8 characters at least")
+    .max(63, "must have 63 characters at most")
+    .optional(),
   country: z.string().regex(/^[A-Z]{2}$/, "must be a country as ISO 3166 has it, such as DE"),
   interface: z
     .string()
@@ -60,7 +63,10 @@ const hostConfig = z.strictObject({
       authorized_keys: z.array(
         z
           .string()
-          .regex(/^(ssh|ecdsa|sk-ssh|sk-ecdsa)-[^\n]+ [A-Za-z0-9+/]+=*( [^\n]*)?$/, "must be a public key, as in id_ed25519.pub"),
+          .regex(
+            /^(ssh|ecdsa|sk-ssh|sk-ecdsa)-[^\n]+ [A-Za-z0-9+/]+=*( [^\n]*)?$/,
+            "must be a public key, as in id_ed25519.pub",
+          ),
       ),
     })
     .optional(),
@@ -74,7 +80,12 @@ const hostConfig = z.strictObject({
   update_keys: z
     .record(
       fileName,
-      z.string().regex(/^\s*-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]+-----END PUBLIC KEY-----\s*$/, "must be a public key, as PEM"),
+      z
+        .string()
+        .regex(
+          /^\s*-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]+-----END PUBLIC KEY-----\s*$/,
+          "must be a public key, as PEM",
+        ),
     )
     .default({}),
 });
@@ -88,9 +99,10 @@ export function checkHostConfig(value: unknown): { config: HostConfig } | { prob
   const config = parsed.data;
   const problems = Object.entries(config.exporters).flatMap(([name, exporter]) =>
     // Drivers are the agent's affair: it goes on with the exporters whose drivers it knows.
-    checkExporterConfig(exporter, { JMP_NAME: name }).problems.map(
-      (problem): ConfigProblem => ({ ...problem, path: ["exporters", name, ...problem.path] }),
-    ),
+    checkExporterConfig(exporter, { JMP_NAME: name }).problems.map((problem): ConfigProblem => ({
+      ...problem,
+      path: ["exporters", name, ...problem.path],
+    })),
   );
   const { ethernet } = config.network;
   if (ethernet.gateway !== undefined && ethernet.address === undefined) {

@@ -39,7 +39,10 @@ export function makeDisk({ parts, archive, architecture, published, work, output
       return `${place}, type=${type}, uuid=${uuid(index + 1)}, name="${label}"`;
     }),
   ];
-  execFileSync("/usr/sbin/sfdisk", ["--quiet", output], { input: table.join("\n") + "\n", stdio: ["pipe", "pipe", "inherit"] });
+  execFileSync("/usr/sbin/sfdisk", ["--quiet", output], {
+    input: table.join("\n") + "\n",
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const [esp, rootA] = partitions;
   const limit = rootA.size * mib;
   if (statSync(parts.root).size > limit) throw new Error(`the root is larger than its partition of ${limit} bytes`);

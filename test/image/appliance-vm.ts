@@ -86,7 +86,8 @@ export class ApplianceVm {
     for (const [path, content] of Object.entries(files)) {
       const file = join(folder, "file");
       writeFileSync(file, content);
-      if (dirname(path) !== ".") spawnSync("mmd", ["-i", `${base}@@${bootOffset}`, `::/${dirname(path)}`], { stdio: "ignore" });
+      if (dirname(path) !== ".")
+        spawnSync("mmd", ["-i", `${base}@@${bootOffset}`, `::/${dirname(path)}`], { stdio: "ignore" });
       must("mcopy", ["-o", "-i", `${base}@@${bootOffset}`, file, `::/${path}`]);
     }
     // What is new in it and was not flushed is lost with QEMU, as with a real disk: qcow2 keeps the places in memory until then.
@@ -133,7 +134,18 @@ export class ApplianceVm {
     const child = spawn(
       "setpriv",
       [
-        ...["--pdeathsig", "KILL", program, "-accel", "tcg,thread=multi", ...this.#machine.words, "-smp", "1", "-m", "1024"],
+        ...[
+          "--pdeathsig",
+          "KILL",
+          program,
+          "-accel",
+          "tcg,thread=multi",
+          ...this.#machine.words,
+          "-smp",
+          "1",
+          "-m",
+          "1024",
+        ],
         ...["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"],
         ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${firmware[0]}`],
         ...["-drive", `if=pflash,format=raw,unit=1,file=${join(folder, "variables.fd")}`],
@@ -167,12 +179,20 @@ export class ApplianceVm {
 
   /** Waits until it has turned itself off or started anew, which ends QEMU only with `-no-reboot` in `words`. */
   async ended(limitMs: number): Promise<void> {
-    await until(() => !this.isRunning, limitMs, () => `the machine runs on:\n${this.console.slice(-3000)}`);
+    await until(
+      () => !this.isRunning,
+      limitMs,
+      () => `the machine runs on:\n${this.console.slice(-3000)}`,
+    );
   }
 
   /** Waits for something on the serial console since the last start. */
   async see(pattern: RegExp, limitMs: number): Promise<RegExpExecArray> {
-    return await this.#until(() => pattern.exec(this.console) ?? undefined, limitMs, `${String(pattern)} on the console`);
+    return await this.#until(
+      () => pattern.exec(this.console) ?? undefined,
+      limitMs,
+      `${String(pattern)} on the console`,
+    );
   }
 
   /** Runs a shell script as root. It waits for the system to come up. */

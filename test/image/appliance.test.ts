@@ -84,7 +84,10 @@ describe("the appliance", { skip }, () => {
     assert.equal(await vm.must(rootDigest, startLimitMs), digest, "the root is what was made");
 
     await t.test("what jumpstarter.yaml says is in place", async () => {
-      assert.equal(await vm.must("cat /proc/sys/kernel/hostname; readlink -f /etc/localtime"), "bench-7\n/usr/share/zoneinfo/Europe/Berlin\n");
+      assert.equal(
+        await vm.must("cat /proc/sys/kernel/hostname; readlink -f /etc/localtime"),
+        "bench-7\n/usr/share/zoneinfo/Europe/Berlin\n",
+      );
     });
 
     await t.test("the root cannot be written, what is in RAM can, and logs stay there", async () => {
@@ -96,7 +99,9 @@ describe("the appliance", { skip }, () => {
       }
       assert.notEqual((await vm.run("mount -o remount,rw / && touch /x")).code, 0);
       assert.match(await vm.must("findmnt -no FSTYPE,OPTIONS /boot"), /^vfat ro/);
-      await vm.must("touch /etc/x /var/x && journalctl --header | grep -q 'File path: /run/log/journal' && test ! -e /var/log/journal");
+      await vm.must(
+        "touch /etc/x /var/x && journalctl --header | grep -q 'File path: /run/log/journal' && test ! -e /var/log/journal",
+      );
       assert.match(await vm.must("findmnt -no FSTYPE /state"), /ext4/);
     });
 
@@ -106,8 +111,12 @@ describe("the appliance", { skip }, () => {
       await lab.ready("bench-7", 120_000);
     });
 
-    const identity = "cat /etc/machine-id /state/ssh/ssh_host_ed25519_key.pub; blkid -p -o value -s PART_ENTRY_UUID $(findmnt -no SOURCE /state)";
-    const before = await vm.must(`for i in $(seq 200); do [ -e /state/ssh/ssh_host_ed25519_key ] && break; sleep 1; done; ${identity}`, 300_000);
+    const identity =
+      "cat /etc/machine-id /state/ssh/ssh_host_ed25519_key.pub; blkid -p -o value -s PART_ENTRY_UUID $(findmnt -no SOURCE /state)";
+    const before = await vm.must(
+      `for i in $(seq 200); do [ -e /state/ssh/ssh_host_ed25519_key ] && break; sleep 1; done; ${identity}`,
+      300_000,
+    );
     const seconds: number[] = [];
     let interrupted = 0;
     for (let cut = 1; cut <= cuts; cut += 1) {
@@ -128,7 +137,9 @@ describe("the appliance", { skip }, () => {
       assert.equal(code, 0, `after cut ${cut}: ${text}\n${vm.console}`);
       assert.equal(await vm.must(identity), before, `after cut ${cut}`);
     }
-    t.diagnostic(`${cuts} cuts while it worked and ${interrupted} while it started: registered after ${seconds.join(", ")} s`);
+    t.diagnostic(
+      `${cuts} cuts while it worked and ${interrupted} while it started: registered after ${seconds.join(", ")} s`,
+    );
     assert.equal(await vm.must(rootDigest), digest, "the root is what it was");
   });
 });

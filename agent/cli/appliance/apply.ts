@@ -8,13 +8,19 @@ const startLimitMs = 10_000;
 
 export const apply = defineCommand({
   name: "appliance apply",
-  summary: "Make this host what jumpstarter.yaml on its boot partition says. The image's systemd runs it at every start.",
+  summary:
+    "Make this host what jumpstarter.yaml on its boot partition says. The image's systemd runs it at every start.",
   options: {
     boot: { type: "string", value: "FOLDER", help: "where the boot partition is mounted (/boot)" },
     "last-good": { type: "string", value: "FOLDER", help: "where the last good configuration is kept (/state/config)" },
-    root: { type: "string", value: "FOLDER", help: "whose /etc is written; with another one than / nothing is started (/)" },
+    root: {
+      type: "string",
+      value: "FOLDER",
+      help: "whose /etc is written; with another one than / nothing is started (/)",
+    },
   },
-  notes: "A file that is wrong is said on the console, and the last good one is used. Exit code 1 then, and the host works on.",
+  notes:
+    "A file that is wrong is said on the console, and the last good one is used. Exit code 1 then, and the host works on.",
 
   async run({ boot = "/boot", "last-good": lastGood = "/state/config", root = "/" }) {
     const applied = await applyHostConfig({ boot, lastGood, root });

@@ -6,7 +6,8 @@ export const check = defineCommand({
   summary: "Check jumpstarter.yaml and the exporters/ beside it. Changes nothing.",
   words: { usage: "FOLDER", least: 1, most: 1 },
   options: {},
-  notes: "FOLDER is where the file lies. Prints a line FILE:LINE:COLUMN: PATH: MESSAGE for each problem; exit code 1 if there is any.",
+  notes:
+    "FOLDER is where the file lies. Prints a line FILE:LINE:COLUMN: PATH: MESSAGE for each problem; exit code 1 if there is any.",
 
   async run(_options, [folder = "."]) {
     const read = await readHostConfig(folder);

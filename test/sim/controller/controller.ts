@@ -198,7 +198,11 @@ export async function startController(options: ControllerOptions = {}): Promise<
     clientService({ world, auth, leases, hooks, newToken: () => newToken("client") }),
   ];
   const { ports = {} } = options;
-  const controllerPort = await openPort(controllerServices, { certificate, host: address, ...withPort(ports.controller) });
+  const controllerPort = await openPort(controllerServices, {
+    certificate,
+    host: address,
+    ...withPort(ports.controller),
+  });
   const routerPort = await openPort([router.service], { certificate, host: address, ...withPort(ports.router) });
   if (options.telemetry && can.serviceEndpoints) telemetry = await openPort([telemetryService(world, hooks)]);
 
