@@ -101,12 +101,15 @@ async function partitionsBeside(label: string, roots: SystemRoots): Promise<Map<
     if (sysfs === undefined || (await describe(sysfs, roots))?.label !== label) continue;
     const disk = dirname(sysfs);
     const found = await Promise.all((await entriesOf(disk)).map((name) => describe(join(disk, name), roots)));
-    return new Map(found.flatMap((one) => (one === undefined ? [] : [[one.label, one] as const])));
+    return new Map(found.flatMap((one) => (one === undefined ? [] : [[one.label, one.partition] as const])));
   }
   throw new AgentError("E_UNSUPPORTED", `the system does not run from a partition labelled ${label}`);
 }
 
-async function describe(sysfs: string, roots: SystemRoots): Promise<(Partition & { label: string }) | undefined> {
+async function describe(
+  sysfs: string,
+  roots: SystemRoots,
+): Promise<{ label: string; partition: Partition } | undefined> {
   const [text, number, sectors] = await Promise.all(["uevent", "dev", "size"].map((name) => attribute(sysfs, name)));
   const value = (name: string) => new RegExp(`^${name}=(.*)$`, "m").exec(text ?? "")?.[1];
   const [label, device] = [value("PARTNAME"), value("DEVNAME")];
