@@ -114,12 +114,8 @@ async function describe(
   const value = (name: string) => new RegExp(`^${name}=(.*)$`, "m").exec(text ?? "")?.[1];
   const [label, device] = [value("PARTNAME"), value("DEVNAME")];
   if (label === undefined || device === undefined || number === undefined) return undefined;
-  return {
-    label: label.toLowerCase(),
-    path: join(roots.dev, device),
-    number,
-    sizeBytes: Number(sectors) * sectorBytes,
-  };
+  const sizeBytes = Number(sectors) * sectorBytes;
+  return { label: label.toLowerCase(), partition: { path: join(roots.dev, device), number, sizeBytes } };
 }
 
 /** os-release(5), without what shells could do in it. */
