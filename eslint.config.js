@@ -24,6 +24,17 @@ export default tseslint.config(
     rules: { "@typescript-eslint/no-floating-promises": "off", "no-console": "off" },
   },
   {
+    // The status page, which runs in a browser.
+    files: ["agent/ops/http/page/*.js"],
+    languageOptions: {
+      globals: Object.fromEntries(
+        ["document", "requestAnimationFrame", "setInterval", "DOMParser", "EventSource", "ResizeObserver"]
+          .concat(["URLSearchParams"])
+          .map((name) => [name, "readonly"]),
+      ),
+    },
+  },
+  {
     files: ["**/*.js", "**/*.mjs"],
     languageOptions: {
       globals: {

@@ -51,7 +51,7 @@ export interface ShownConsole {
   /** Since the agent started. */
   readonly counts: { readonly receivedBytes: number; readonly sentBytes: number; readonly lines: number };
   /** What was recorded; absent where the configuration says that nothing is. */
-  read?(request: ConsoleRequest, signal: AbortSignal): AsyncIterable<ConsoleEntry>;
+  readonly read?: (request: ConsoleRequest, signal: AbortSignal) => AsyncIterable<ConsoleEntry>;
 }
 
 /** What one driver shows now. */

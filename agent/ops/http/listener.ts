@@ -91,6 +91,8 @@ export async function serveOperations(operated: Operated, options: OperationsOpt
     const { pathname, searchParams } = new URL(request.url ?? "/", "http://host");
     if (pathname === "/healthz") return json({ ok: true, uptime_seconds: Math.round(process.uptime()) });
     if (pathname === "/") return await pageFile("index.html");
+    // What browsers ask for where no page says otherwise.
+    if (pathname === "/favicon.ico") return await pageFile("icon.svg");
     if (pathname.startsWith("/page/")) return await pageFile(pathname.slice("/page/".length));
     const allowed = access.isAllowed(request);
     // A probe needs to know whether, not who.

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { FlashSummary } from "../flash-log.ts";
 import type { ExporterStatus, TransferStatus } from "../exporter-status.ts";
 import type { EventStream } from "./event-stream.ts";
@@ -23,7 +24,7 @@ export class LiveStatus {
   /** What the readers know, as it was sent. */
   #exporters = new Map<string, string>();
   #rest = { transfers: "", flashes: "" };
-  #timer: NodeJS.Timeout | undefined;
+  #isFollowing = false;
 
   constructor(look: () => Promise<Overview>) {
     this.#look = look;
@@ -37,20 +38,17 @@ export class LiveStatus {
     void stream.send("overview", overview);
     if (stream.signal.aborted) return;
     this.#streams.add(stream);
-    stream.signal.addEventListener("abort", () => this.#leave(stream), { once: true });
-    this.#timer ??= setTimeout(() => void this.#turn(), lookEveryMs).unref();
+    stream.signal.addEventListener("abort", () => this.#streams.delete(stream), { once: true });
+    if (!this.#isFollowing) void this.#follow();
   }
 
-  #leave(stream: EventStream): void {
-    this.#streams.delete(stream);
-    if (this.#streams.size > 0) return;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-  }
-
-  async #turn(): Promise<void> {
-    this.#tell(await this.#look());
-    this.#timer = this.#streams.size === 0 ? undefined : setTimeout(() => void this.#turn(), lookEveryMs).unref();
+  async #follow(): Promise<void> {
+    this.#isFollowing = true;
+    while (this.#streams.size > 0) {
+      await sleep(lookEveryMs, undefined, { ref: false });
+      this.#tell(await this.#look());
+    }
+    this.#isFollowing = false;
   }
 
   #tell({ exporters, transfers, flashes }: Overview): void {

@@ -16,11 +16,11 @@ export interface AgentMetrics {
   /** Counts what is done in the sessions of an exporter. */
   observer(exporter: string): SessionObserver;
   /** Counts what the drivers of an exporter tell, until they are closed. */
-  opened(exporter: Pick<Exporter, "name" | "tree">): void;
+  readonly opened: (exporter: Pick<Exporter, "name" | "tree">) => void;
   /** Counts a transfer of no exporter. */
-  transferred(transfer: EndedTransfer): void;
+  readonly transferred: (transfer: EndedTransfer) => void;
   /** Counts a flash that is over. */
-  flashed(receipt: FlashReceipt): void;
+  readonly flashed: (receipt: FlashReceipt) => void;
   /** Ends what it does by itself. */
   close(): void;
 }
