@@ -32,7 +32,7 @@ export function showTiles({ exporters, transfers, flashes }) {
   const tiles = [
     ["Exporters", exporters.length, false],
     ["Leased", exporters.filter(({ lease }) => lease !== null).length, false],
-    ["Without controller", away, away > 0],
+    ["No controller", away, away > 0],
     ["Drivers offline", offline, offline > 0],
     [flashing > 0 ? "Flashing now" : "Transfers", flashing > 0 ? flashing : running, false],
   ];
