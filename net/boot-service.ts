@@ -27,7 +27,7 @@ export interface BootServiceOptions {
   readonly dhcp: BootDhcp | undefined;
   readonly log: Logger;
   /** Told when a transfer is over. */
-  readonly ended?: View["ended"];
+  readonly ended?: View["ended"] | undefined;
 }
 
 /** DHCP as a boot service needs it; see dhcp/config.ts. */

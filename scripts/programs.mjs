@@ -75,6 +75,8 @@ const packages = {
   "/usr/sbin/sfdisk": "fdisk",
   mcopy: "mtools",
   "/usr/sbin/mkfs.vfat": "dosfstools",
+  "/usr/bin/chromium": "chromium",
+  promtool: "prometheus",
   "iscsi-ls": "libiscsi-bin",
   "iscsi-inq": "libiscsi-bin",
 };

@@ -9,10 +9,12 @@ import { AgentError, isSystemError } from "../driver/errors.ts";
 import { LogBus } from "../driver/log.ts";
 import { stateDirectory } from "../sys/state-directory.ts";
 import { defineCommand, type Given, type Options } from "./command.ts";
+import { loadMetrics, operationsOptions, readOperations, startOperations } from "./operations.ts";
 import { levelOf, startProcessLog } from "./process-log.ts";
 import { startService } from "./service.ts";
 import { listenForStop } from "./signals.ts";
 import { TransferScreen } from "./transfer-screen.ts";
+import { version } from "./version.ts";
 
 const group = "DHCP";
 
@@ -40,6 +42,7 @@ const options = {
   range: { type: "string", value: "FIRST-LAST", help: "addresses to give (all of the network)", group },
   router: { type: "string", value: "ADDRESS", help: "default router of the boards (none)", group },
   dns: { type: "string", value: "ADDRESS", multiple: true, help: "name servers of the boards (none)", group },
+  ...operationsOptions,
   "lease-file": { type: "string", value: "PATH", help: "where leases are kept (in the state directory)", group },
 } as const satisfies Options;
 
@@ -58,13 +61,22 @@ Examples:
 
   async run(given) {
     const wanted = await readWords(given);
+    const operations = await readOperations(given, process.env);
     const stop = listenForStop((exitCode) => process.exit(exitCode));
     const output = await openOutput(given);
     const log = output.logs.logger({ source: "system", logger: "boot" });
     const manager = await startService(log);
     try {
-      const service = await startBootService({ ...wanted, log });
+      const metrics = operations && (await loadMetrics())(version, () => []);
+      const service = await startBootService({ ...wanted, log, ended: metrics?.transferred });
+      let listener: Awaited<ReturnType<typeof startOperations>> | undefined;
       try {
+        if (operations !== undefined && metrics !== undefined) {
+          const operated = { version, metrics, exporters: () => [], console: () => undefined };
+          const nothing = { receipts: undefined, audit: undefined };
+          const transfers = () => service.running();
+          listener = await startOperations(operations, { ...operated, ...nothing, transfers }, log);
+        }
         for (const endpoint of service.endpoints) log.info(`serving ${wanted.root} at ${endpoint}`);
         output.watch(() => service.running());
         manager.follow(() => ({ text: `serving ${wanted.root}, ${service.running().length} transfers`, ready: true }));
@@ -73,6 +85,7 @@ Examples:
         manager.stopping();
         return exitCode;
       } finally {
+        await listener?.close();
         await service.stop();
       }
     } finally {
