@@ -10,7 +10,8 @@ import { missingPrograms } from "./programs.mjs";
 const inCi = Boolean(process.env.CI);
 
 /**
- * Every suite is a folder of test/ and a line here; they begin in this order, `npm test` and CI alike.
+ * The suites, in the order in which they begin, `npm test` and CI alike. A folder of test/ that has tests and no line here is one all the same,
+ * which keeps one processor busy and disturbs nobody.
  *
  * cores: how many processors it keeps busy; suites that together have them run beside each other.
  * filesAtOnce: suites that drive whole boards or processes share ports: their files run one after the other.
@@ -19,7 +20,7 @@ const inCi = Boolean(process.env.CI);
  * onNode24: CI runs it there once more. What differs between releases of Node is its API.
  * leftOut: why `npm test` does without it here; CI installs all that is missing.
  */
-export const suites = {
+const described = {
   conformance: {
     cores: 1,
     apart: ["netboot"],
@@ -30,7 +31,7 @@ export const suites = {
   // The virtual machine has one processor. All that runs in it is one file, and an emulated machine is slow.
   kernel: {
     cores: 1,
-    limitMs: 1_800_000,
+    limitMs: 3_000_000,
     // Elsewhere nobody waits for 100 MB that he has not asked for.
     leftOut: () =>
       kernelDirectory() === undefined && "a virtual machine with a Linux kernel of 100 MB: npm test -- kernel",
@@ -38,7 +39,20 @@ export const suites = {
   unit: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1), onNode24: {} },
   netboot: { cores: 1, leftOut: () => withoutBoard() && "a real U-Boot: it needs QEMU" },
   fuzz: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1) },
-  docs: { cores: 1 },
+  package: { cores: 1, leftOut: () => "fresh Debians that are downloaded: npm test -- package" },
+  update: { cores: 1, leftOut: () => "virtual machines that start with GRUB: npm test -- update" },
+};
+
+const usual = { cores: 1 };
+
+export const suites = {
+  ...described,
+  ...Object.fromEntries(
+    readdirSync("test", { withFileTypes: true })
+      .filter((entry) => entry.isDirectory() && !(entry.name in described))
+      .filter(({ name }) => testFiles(join("test", name)).length > 0)
+      .map(({ name }) => [name, usual]),
+  ),
 };
 
 /** Suites wait now and then: so many more processors may be promised than there are. */

@@ -10,7 +10,7 @@ import { missingPrograms } from "../../scripts/programs.mjs";
 import { boot, sharedFolder, type Machine } from "./machine.ts";
 import type { GuestTest } from "./messages.ts";
 
-const fileLimitMs = 300_000;
+const fileLimitMs = 600_000;
 
 const only = process.env["KERNEL_ONLY"]?.split(",");
 const files = readdirSync("test/kernel/guest", { withFileTypes: true })
