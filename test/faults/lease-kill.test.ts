@@ -157,9 +157,9 @@ describe("killed in each state of the machine, and started again", { concurrency
       const again = await start();
       await lab.waitFor(() => lab.records.statuses.some(({ atMs, name }) => atMs > startedMs && name === "AVAILABLE"), {
         what: "the agent to be available again",
-        timeoutMs: 10_000,
+        timeoutMs: 30_000,
       });
-      await lab.ready(board, 10_000);
+      await lab.ready(board, 30_000);
       const others = processesWith(runtime).filter((pid) => pid !== again.pid);
       assert.deepEqual(others, [], "what the hooks had left running is gone");
       assert.deepEqual(privateDirectories(runtime), [], "private directories of the old lease are gone");
@@ -193,7 +193,7 @@ describe("killed in each state of the machine, and started again", { concurrency
     const again = await start();
     await lab.waitFor(() => lab.records.statuses.some(({ atMs, name }) => atMs > killedMs && name === "LEASE_READY"), {
       what: "the lease to be ready again",
-      timeoutMs: 10_000,
+      timeoutMs: 30_000,
     });
     const client = await leaseClient(t, lab.clientConfig("ann")).connect(leaseName);
     await client.find("power")?.call("on");

@@ -25,7 +25,7 @@ export function run(
   args: readonly string[],
   options: { env?: Record<string, string>; input?: string; timeoutMs?: number } = {},
 ): Promise<Finished> {
-  const timeoutMs = options.timeoutMs ?? 120_000;
+  const timeoutMs = options.timeoutMs ?? 300_000;
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: "pipe", env: { ...process.env, ...options.env } });
     let stdout = "";
