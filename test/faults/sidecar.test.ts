@@ -133,7 +133,11 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
     );
     await eventually("the next call works", async () => (await pidOf().catch(() => pid)) !== pid);
     assert.equal(await find(client, "lab.inner").call("whoami"), "inner");
-    await failure(node.call("garbage").then(() => node.call("nap", [60])));
+    // One that begins later may find the next process, and sleep well.
+    const napping = failure(node.call("nap", [600]));
+    await sleep(200);
+    await node.call("garbage").catch(() => {});
+    await napping;
     await eventually("the reason is told", () =>
       records.some(({ message }) => message.includes("what is not of the protocol")),
     );
@@ -168,7 +172,8 @@ describe("side-car", { skip: missingClient(version), concurrency: 3 }, () => {
       wrong: sideCar("sidecar_lab.Lab", { greeting: [1] }),
       power: { type: "jumpstarter_driver_power.driver.MockPower" },
     });
-    assert.ok(performance.now() - began < 25_000);
+    // One of them takes ten minutes.
+    assert.ok(performance.now() - began < 120_000);
     await find(client, "power").as(power).on();
     const reasons: Record<string, RegExp> = {
       slow: /still starting/,

@@ -19,7 +19,7 @@ import { loopDisk } from "./loop.ts";
 
 const pollMs = 10;
 /** Looks at a file that has not grown since: then its copy is complete. */
-const quietLooks = 30;
+const quietLooks = 4;
 
 /** What a board does when a file has been copied to its volume. */
 type OnCopied = (name: string, content: Buffer, volume: BoardVolume) => void;
