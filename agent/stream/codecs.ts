@@ -4,6 +4,7 @@ import { PassThrough, type Duplex, type Readable, type Writable } from "node:str
 import zlib from "node:zlib";
 import { AgentError } from "../driver/errors.ts";
 import type { ContentEncoding } from "../driver/resource.ts";
+import { youngCollector } from "../sys/collector.ts";
 import { InputPipe } from "../sys/pipe.ts";
 import { bytesOf, type ByteSource } from "./byte-source.ts";
 import { CodecProcess } from "./codec-process.ts";
@@ -11,6 +12,9 @@ import { mapErrors } from "./map-errors.ts";
 
 /** Fewer, larger pieces: each costs a trip through the thread pool. */
 const chunkSize = 1024 * 1024;
+
+/** What decoded pieces may pile up. */
+const mostGarbageBytes = 16 * chunkSize;
 
 /** Programs that do what Node's zlib does not; as child processes they also leave the event loop alone. */
 const programs = { xz: "xz", bz2: "bzip2", zstd: "zstd" } as const;
@@ -78,7 +82,24 @@ export async function openDecoder(encoding: ContentEncoding): Promise<Decoder> {
     return { input: program, content: program.content };
   }
   const decoder = createDecoder(encoding);
-  return { input: decoder, content: bytesOf(decoder) };
+  return { input: decoder, content: collected(bytesOf(decoder)) };
+}
+
+/** Of a source whose pieces are memory of their own each: what was read is soon collected. */
+function collected(source: ByteSource): ByteSource {
+  const collect = youngCollector();
+  let garbageBytes = 0;
+  return {
+    async read(memory) {
+      const count = await source.read(memory);
+      garbageBytes += count;
+      if (garbageBytes >= mostGarbageBytes) {
+        collect();
+        garbageBytes = 0;
+      }
+      return count;
+    },
+  };
 }
 
 /** Takes plain bytes and writes them encoded to a stream, which ends after them, also when that fails halfway. */

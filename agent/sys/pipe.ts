@@ -1,5 +1,5 @@
-import { closeSync, constants, readSync } from "node:fs";
-import { isSystemError } from "../driver/errors.ts";
+import { closeSync, constants } from "node:fs";
+import { constants as osConstants } from "node:os";
 import { loadKoffi, systemError, type Koffi } from "./native.ts";
 import { watchDescriptor } from "./poll.ts";
 
@@ -18,6 +18,7 @@ export class InputPipe {
   /** For the program; closed here when it has it. */
   readonly writeFd: number;
   readonly #koffi: Koffi;
+  readonly #read: (fd: number, memory: Buffer, bytes: number) => number;
   readonly #readFd: number;
   #stopWaiting: (() => void) | undefined;
   #isClosed = false;
@@ -31,6 +32,7 @@ export class InputPipe {
     if (pipe2(ends, O_CLOEXEC) === -1) throw systemError(koffi.errno(), "pipe2");
     [this.#readFd, this.writeFd] = ends as [number, number];
     this.#koffi = koffi;
+    this.#read = libc.func("long read(int fd, void *memory, size_t bytes)");
     // Only of this end: programs do not expect it of theirs.
     fcntl(this.#readFd, commands.F_SETFL, constants.O_NONBLOCK);
     // Many pipes of a user may have used up what he may have; then it works in smaller steps.
@@ -45,11 +47,11 @@ export class InputPipe {
   /** Reads what there is, or waits for it. One at a time. @returns how many bytes; 0 when the program has closed its end, or this one is closed */
   async read(memory: Buffer): Promise<number> {
     while (!this.#isClosed) {
-      try {
-        return readSync(this.#readFd, memory);
-      } catch (error) {
-        if (!isSystemError(error) || error.code !== "EAGAIN") throw error;
-      }
+      // Not fs.readSync, which makes an error of each time that there is nothing.
+      const count = this.#read(this.#readFd, memory, memory.length);
+      if (count !== -1) return count;
+      const errno = this.#koffi.errno();
+      if (errno !== osConstants.errno.EAGAIN) throw systemError(errno, "read");
       await this.#readable();
     }
     return 0;

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { once } from "node:events";
+import { readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { addAbortSignal, PassThrough, Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { test } from "node:test";
@@ -8,7 +10,11 @@ import { buffer } from "node:stream/consumers";
 import { deflateSync, gzipSync } from "node:zlib";
 import { AgentError } from "../../../agent/driver/errors.ts";
 import { contentEncodings } from "../../../agent/driver/resource.ts";
-import { decoded, encoded, supportsEncoding } from "../../../agent/stream/codecs.ts";
+import { bytesOf, FileStream } from "../../../agent/stream/byte-source.ts";
+import { decoded, encoded, openDecoder, supportsEncoding } from "../../../agent/stream/codecs.ts";
+import { commands } from "../../../agent/sys/pipe.ts";
+import { scratch } from "../../sim/agent.ts";
+import { cValues, noCompiler } from "../../sim/c-values.ts";
 import { eventually, pattern } from "../../sim/rig.ts";
 
 const programs = { gzip: "gzip", xz: "xz", bz2: "bzip2", zstd: "zstd" } as const;
@@ -32,7 +38,37 @@ function children(): number {
   }).length;
 }
 
+/** Into memory that is shared with other threads, as the block writer's is. */
+async function readAll(encoding: keyof typeof programs, input: Buffer): Promise<Buffer> {
+  const { input: decoder, content } = await openDecoder(encoding);
+  decoder.on("error", () => {});
+  decoder.end(input);
+  const memory = Buffer.from(new SharedArrayBuffer(100_003));
+  const parts: Buffer[] = [];
+  try {
+    for (let count; (count = await content.read(memory)) > 0;) parts.push(Buffer.from(memory.subarray(0, count)));
+    assert.equal(await content.read(memory), 0, "the end stays the end");
+  } finally {
+    decoder.destroy();
+  }
+  return Buffer.concat(parts);
+}
+
 for (const encoding of contentEncodings) {
+  test(`${encoding} is read into memory that is there`, async () => {
+    const theirs = run(programs[encoding], ["-c"], plain);
+    assert.deepEqual(await readAll(encoding, theirs), plain);
+    for (const bad of [theirs.subarray(0, -9), Buffer.from("certainly no archive")]) {
+      await assert.rejects(readAll(encoding, bad), { code: "E_ENCODING" });
+    }
+    const { input, content } = await openDecoder(encoding);
+    input.on("error", () => {});
+    const reading = content.read(Buffer.alloc(10));
+    setTimeout(() => input.destroy(new AgentError("E_CONNECTION", "the source broke")), 50);
+    await assert.rejects(reading, { code: "E_CONNECTION" });
+    await eventually("no child is left", () => children() === 0);
+  });
+
   test(`${encoding} made by others is read, and what we make others read`, async () => {
     assert.ok(supportsEncoding(encoding));
     const theirs = run(programs[encoding], ["-c"], plain);
@@ -130,4 +166,52 @@ test("a program that is not there is an error of its stream alone", async (t) =>
     code: "E_UNSUPPORTED",
     message: "the program xz is not installed",
   });
+});
+
+test("what a decoder leaves to the collector is bounded", async () => {
+  const { input, content } = await openDecoder("gzip");
+  input.end(gzipSync(Buffer.alloc(256 * 1024 * 1024), { level: 1 }));
+  const memory = Buffer.alloc(1024 * 1024);
+  const before = process.memoryUsage().arrayBuffers;
+  let most = 0;
+  while ((await content.read(memory)) > 0) most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+  assert.ok(most < 30 * 1024 * 1024, `${most} bytes`);
+});
+
+test("a file is read as a stream, or into memory that is there; it is closed with its stream", async (t) => {
+  const path = join(scratch(t), "file");
+  writeFileSync(path, plain);
+  assert.deepEqual(await buffer(await FileStream.open(path)), plain);
+
+  const stream = await FileStream.open(path);
+  const source = bytesOf(stream);
+  const memory = Buffer.alloc(plain.length - 10);
+  assert.equal(await source.read(memory), memory.length);
+  assert.deepEqual(memory, plain.subarray(0, memory.length));
+  assert.deepEqual([await source.read(memory), await source.read(memory)], [10, 0]);
+  const open = () => readdirSync("/proc/self/fd").some((fd) => linkOf(`/proc/self/fd/${fd}`) === path);
+  assert.ok(open());
+  stream.destroy();
+  await once(stream, "close");
+  assert.ok(!open());
+  await assert.rejects(source.read(memory), /the file is closed/);
+
+  const abort = new AbortController();
+  const given = bytesOf((await FileStream.open(path, { signal: abort.signal })).on("error", () => {}));
+  abort.abort();
+  await assert.rejects(given.read(memory), { name: "AbortError" });
+  await assert.rejects(FileStream.open(`${path}x`), { code: "ENOENT" });
+});
+
+function linkOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+test("numbers for pipes are those of C's headers", { skip: noCompiler }, (t) => {
+  const values = cValues(t, ["fcntl.h"], Object.keys(commands));
+  assert.deepEqual(values, Object.values(commands));
 });
