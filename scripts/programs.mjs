@@ -68,6 +68,8 @@ const packages = {
   sshfs: "sshfs",
   "dbus-daemon": "dbus-daemon",
   busctl: "systemd",
+  "systemd-analyze": "systemd",
+  "systemd-nspawn": "systemd-container",
   "dbus-send": "dbus-bin",
   adb: "adb",
   mmdebstrap: "mmdebstrap",
