@@ -60,6 +60,9 @@ const packages = {
   // With the file that a test of running as a sudoer replaces.
   sudo: "sudo",
   dmsetup: "dmsetup",
+  "systemd-nspawn": "systemd-container",
+  "x86_64-linux-gnu-strip": "binutils-x86-64-linux-gnu",
+  "aarch64-linux-gnu-strip": "binutils-aarch64-linux-gnu",
   "/usr/sbin/sshd": "openssh-server",
   ssh: "openssh-client",
   scp: "openssh-client",

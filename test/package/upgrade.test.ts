@@ -42,7 +42,7 @@ test("an upgrade lets a lease end, and then the agent is the new one", { skip, t
   writeFileSync(join(debian.root, "etc/jumpstarter/exporters/bench.yaml"), stringify(config));
   await call("chown", "-R", "root:jumpstarter", "/etc/jumpstarter/exporters");
   await call("systemctl", "start", unit);
-  await lab.ready("bench", 60_000);
+  await lab.ready("bench", 120_000);
   const pidOf = async () => Number(await call("systemctl", "show", "--property=MainPID", "--value", unit));
   const first = await pidOf();
   assert.ok(first > 0);
@@ -62,17 +62,17 @@ test("an upgrade lets a lease end, and then the agent is the new one", { skip, t
   for (;;) {
     const pid = await pidOf();
     if (pid > 0 && pid !== first) break;
-    assert.ok(performance.now() - ended < 60_000, await call("systemctl", "status", "--no-pager", unit));
+    assert.ok(performance.now() - ended < 120_000, `the agent is still ${pid}, and was ${first}`);
     await sleep(200);
   }
-  await lab.ready("bench", 60_000);
+  await lab.ready("bench", 120_000);
   t.diagnostic(`registered again ${Math.round(performance.now() - ended)} ms after the end of its lease`);
   assert.equal(lab.lease("work").ended, true);
 
   // Without a lease it is the new one at once, and what the last upgrade left has gone.
   const second = await pidOf();
   await call("dpkg", "--install", `/root/${basename(next)}`);
-  for (const until = performance.now() + 60_000; [0, second].includes(await pidOf());) {
+  for (const until = performance.now() + 120_000; [0, second].includes(await pidOf());) {
     assert.ok(performance.now() < until, "an agent without a lease is started again");
     await sleep(200);
   }
