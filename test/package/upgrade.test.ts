@@ -28,8 +28,26 @@ test("an upgrade lets a lease end, and then the agent is the new one", { skip, t
   const now = await withOldChunk(folder, next);
   const debian = await debianChroot(t, "trixie", { include: ["systemd-sysv", "dbus", "udev"] });
   const old = join(debian.root, "usr/lib/jumpstarter-agent/dist/chunks/old-ABCDEFGH.js");
-  const call = await boot(t, debian.root);
-  for (const path of [now, next]) copyFileSync(path, join(debian.root, "root", basename(path)));
+  const machine = await boot(debian.root);
+  try {
+    await upgrade(t, { root: debian.root, call: machine.call, old, now, next });
+  } finally {
+    await machine.off();
+  }
+});
+
+interface Upgrade {
+  readonly root: string;
+  readonly call: Machine["call"];
+  /** What only the older package has. */
+  readonly old: string;
+  /** The older package, and the newer. */
+  readonly now: string;
+  readonly next: string;
+}
+
+async function upgrade(t: TestContext, { root, call, old, now, next }: Upgrade): Promise<void> {
+  for (const path of [now, next]) copyFileSync(path, join(root, "root", basename(path)));
 
   const lab = await startController();
   t.after(() => lab.close());
@@ -38,8 +56,8 @@ test("an upgrade lets a lease end, and then the agent is the new one", { skip, t
   await call("dpkg", "--install", `/root/${basename(now)}`);
   assert.equal(await call("systemctl", "is-enabled", unit), "enabled\n");
   const config = lab.exporterConfig("bench", { power: { type: "jumpstarter_driver_power.driver.MockPower" } });
-  mkdirSync(join(debian.root, "etc/jumpstarter/exporters"), { recursive: true });
-  writeFileSync(join(debian.root, "etc/jumpstarter/exporters/bench.yaml"), stringify(config));
+  mkdirSync(join(root, "etc/jumpstarter/exporters"), { recursive: true });
+  writeFileSync(join(root, "etc/jumpstarter/exporters/bench.yaml"), stringify(config));
   await call("chown", "-R", "root:jumpstarter", "/etc/jumpstarter/exporters");
   await call("systemctl", "start", unit);
   await lab.ready("bench", 120_000);
@@ -79,8 +97,8 @@ test("an upgrade lets a lease end, and then the agent is the new one", { skip, t
   assert.ok(!existsSync(old));
   await call("dpkg", "--remove", "jumpstarter-agent");
   await assert.rejects(call("systemctl", "is-active", unit));
-  assert.ok(!existsSync(join(debian.root, "usr/lib/jumpstarter-agent")));
-});
+  assert.ok(!existsSync(join(root, "usr/lib/jumpstarter-agent")));
+}
 
 /** The same package as an older one, with a part that the newer one has no more. */
 async function withOldChunk(folder: string, path: string): Promise<string> {
@@ -94,11 +112,29 @@ async function withOldChunk(folder: string, path: string): Promise<string> {
   return made;
 }
 
-/** Boots it, on this host's network. @returns runs a program in there, and tells what it printed */
-async function boot(t: TestContext, root: string): Promise<(...words: string[]) => Promise<string>> {
+interface Machine {
+  /** Runs a program in there. @returns what it printed */
+  call(...words: string[]): Promise<string>;
+  /** Before its root is removed. */
+  off(): Promise<void>;
+}
+
+/** Boots it, on this host's network. */
+async function boot(root: string): Promise<Machine> {
   const machine = spawn(
-    "systemd-nspawn",
-    ["--quiet", "--directory", root, "--boot", "--console=pipe", "--register=no", "--keep-unit"],
+    "setpriv",
+    [
+      "--pdeathsig",
+      "KILL",
+      "systemd-nspawn",
+      "--quiet",
+      "--directory",
+      root,
+      "--boot",
+      "--console=pipe",
+      "--register=no",
+      "--keep-unit",
+    ],
     { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: "1" } },
   );
   let said = "";
@@ -106,13 +142,13 @@ async function boot(t: TestContext, root: string): Promise<(...words: string[]) 
     stream.setEncoding("utf8").on("data", (text: string) => (said += text));
   }
   const ended = once(machine, "close");
-  t.after(async () => {
+  const off = async () => {
     // To nspawn this is the power switch.
     machine.kill("SIGTERM");
     const timer = setTimeout(() => machine.kill("SIGKILL"), 20_000);
     await ended;
     clearTimeout(timer);
-  });
+  };
   const env = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C.UTF-8", DEBIAN_FRONTEND: "noninteractive" };
   let leader: string | undefined;
   const call = async (...words: string[]) => {
@@ -121,11 +157,14 @@ async function boot(t: TestContext, root: string): Promise<(...words: string[]) 
     return stdout;
   };
   for (const until = performance.now() + bootLimitMs; ; await sleep(200)) {
-    if (performance.now() > until || machine.exitCode !== null) throw new Error(`it does not boot: ${said}`);
+    if (performance.now() > until || machine.exitCode !== null) {
+      await off();
+      throw new Error(`it does not boot: ${said}`);
+    }
     const children = readFileSync(`/proc/${machine.pid}/task/${machine.pid}/children`, "utf8").trim().split(" ");
     leader = children.find((pid) => pid !== "" && readFileSync(`/proc/${pid}/comm`, "utf8") === "systemd\n");
     if (leader === undefined) continue;
     const state = await call("systemctl", "is-system-running").catch((error: { stdout: string }) => error.stdout);
-    if (/^(running|degraded)/.test(state)) return call;
+    if (/^(running|degraded)/.test(state)) return { call, off };
   }
 }
