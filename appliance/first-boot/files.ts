@@ -79,11 +79,10 @@ function wifiFiles({
   country,
   interface: name,
 }: NonNullable<HostConfig["network"]["wifi"]>): SystemFile[] {
+  // Up to the last quotation mark of the line a password is taken as it is.
   const hex = Buffer.from(ssid).toString("hex");
   const key =
-    password === undefined
-      ? ["key_mgmt=NONE"]
-      : [`psk=${JSON.stringify(password)}`, "key_mgmt=WPA-PSK SAE", "ieee80211w=1"];
+    password === undefined ? ["key_mgmt=NONE"] : [`psk="${password}"`, "key_mgmt=WPA-PSK SAE", "ieee80211w=1"];
   const lines = [`country=${country}`, "network={", ...[`ssid=${hex}`, ...key].map((text) => `  ${text}`), "}", ""];
   return [
     { path: `etc/wpa_supplicant/wpa_supplicant-${name}.conf`, content: lines.join("\n"), mode: 0o600 },
