@@ -11,7 +11,7 @@ import { scratch } from "../sim/agent.ts";
 
 /** Run by CI as steps of their own. */
 const elsewhere =
-  /^(npm (ci|test|run (demo|types|lint|build|bench|docs|layers|unused))\b|\.ci\/run|sudo |node scripts\/python-clients)/;
+  /^(npm (ci|test|run (demo|types|lint|build|bench|docs|layers|unused|image))\b|\.ci\/run|sudo |node scripts\/python-clients)/;
 
 /** Goes on until it is told to end. */
 const serves = /jmp-agent(\.js)? (run|boot)\b/;
