@@ -49,7 +49,7 @@ export function systemFiles(
 
 /** The name under which it stands is its own, unless it says another one. */
 function exporterText(name: string, exporter: Readonly<Record<string, unknown>>): string {
-  const metadata = (exporter["metadata"] ?? {}) as object;
+  const metadata = exporter["metadata"] ?? {};
   return stringify({ ...exporter, metadata: { name, ...metadata } });
 }
 

@@ -12,7 +12,7 @@ const hostName = z
   .regex(/^(?!-)[A-Za-z0-9-]{1,63}(?<!-)$/, "must be letters, digits and -, 63 at most, without a domain");
 
 /** What stands in a line of a file of its own must not bring lines along. */
-const line = (what: string) => z.string().regex(/^[^\0-\x1f\x7f]+$/, `must be ${what}, in one line`);
+const line = (what: string) => z.string().regex(/^\P{Cc}+$/u, `must be ${what}, in one line`);
 
 const address = line("an IP address").refine((text) => isIP(text) !== 0, "must be an IP address");
 

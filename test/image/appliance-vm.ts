@@ -102,7 +102,7 @@ export class ApplianceVm {
 
   /** What came over the serial console since the last start, without colours. */
   get console(): string {
-    return this.#console.replace(/\x1b\[[0-9;=?]*[A-Za-z]/g, "").replaceAll("\r", "");
+    return this.#console.replace(/\p{Cc}\[[0-9;=?]*[A-Za-z]/gu, "").replaceAll("\r", "");
   }
 
   get isRunning(): boolean {

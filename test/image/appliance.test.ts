@@ -1,5 +1,5 @@
 // The image of the appliance, started in a virtual machine: from jumpstarter.yaml to a client's call, with the power cut now and then.
-// With APPLIANCE_LONG=1 the power is cut 50 times, arm64 starts, too, and the image is made twice.
+// With APPLIANCE_LONG=1 the power is cut 50 times.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { stringify } from "yaml";
-import { cachedImage, makeImage } from "../../scripts/image.mjs";
+import { cachedImage } from "../../scripts/image.mjs";
 import { missingPrograms } from "../../scripts/programs.mjs";
 import { scratch } from "../sim/agent.ts";
 import { startController, type Lab } from "../sim/controller/controller.ts";
