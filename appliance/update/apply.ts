@@ -64,6 +64,7 @@ export async function applyUpdate(request: UpdateRequest, host: UpdatedHost): Pr
         onProgress: request.onProgress,
         onStep: async (step) => {
           keeper.step(step);
+          log.info(stepTexts[step]);
           await request.onStep?.(step);
         },
       });
@@ -108,6 +109,17 @@ export async function rollBack(
     });
   });
 }
+
+/** What a person reads while it goes on. */
+const stepTexts: Record<UpdateStep, string> = {
+  invalidate: "the other slot is given up",
+  "remove kernel": "its kernel is removed",
+  "write root": "the root is written",
+  "write kernel": "the kernel is written",
+  "write initrd": "the initramfs is written",
+  arm: "the new system is put on trial",
+  done: "all is written and read back",
+};
 
 /** Keeps what became of it, also when it fails. */
 async function recorded(

@@ -65,7 +65,7 @@ function watched(child: ChildProcess): VirtualMachine {
     get output() {
       return output;
     },
-    async see(pattern, limitMs = 120_000) {
+    async see(pattern, limitMs = 300_000) {
       for (const deadlineMs = performance.now() + limitMs; ; await sleep(20)) {
         const found = pattern.exec(output.slice(seen));
         if (found !== null) {
