@@ -56,8 +56,9 @@ export interface UpdateContext {
 /** FAT takes whole clusters and names. */
 const bootSpareBytes = 256 * 1024;
 
-/** @throws AgentError E_INCOMPATIBLE before anything is touched, if the update is too large */
+/** Called before anything is touched. @throws AgentError E_INCOMPATIBLE if the update is too large, E_UNSUPPORTED where disks cannot be written */
 export async function mustFit(update: Update, { boot, running, rootBytes }: UpdatePlace): Promise<void> {
+  await loadBlockCalls();
   if (update.root.size > rootBytes) {
     const sizes = `${formatBytes(update.root.size)} > ${formatBytes(rootBytes)}`;
     throw new AgentError("E_INCOMPATIBLE", `the root of the update is larger than its partition: ${sizes}`);

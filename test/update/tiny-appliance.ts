@@ -125,7 +125,7 @@ function makeTools(folder: string, busybox: string): string {
   for (const [, path = ""] of libraries) take(path);
   cpSync(process.execPath, join(tree, "bin/node"), { dereference: true });
   for (const path of ["node_modules/koffi", native]) {
-    const filter = (from: string) => !/koffi\/(vendor|doc|src)(\/|$)/.test(from);
+    const filter = (from: string) => !/koffi\/(vendor|doc)(\/|$)/.test(from);
     cpSync(path, join(tree, "agent", path), { recursive: true, filter });
   }
   cpSync("dist", join(tree, "agent/dist"), { recursive: true, filter: (from) => !from.endsWith(".map") });
