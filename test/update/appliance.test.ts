@@ -23,7 +23,7 @@ import {
 import { start, type VirtualMachine } from "./virtual-machine.ts";
 
 const times = Number(process.env["UPDATE_LONG"] ?? 1);
-const missing = missingPrograms().filter((name) => programs.includes(name));
+const missing = missingPrograms(programs);
 const skip =
   missing.length > 0 ? `it needs ${missing.join(", ")}` : process.arch !== "x64" ? "its systems are for x86" : false;
 const limits = { skip, timeout: 120_000 + times * 1_200_000 };
