@@ -1,10 +1,10 @@
 /** The status page in Debian's Chromium, before a real agent with real exporters. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import axe from "axe-core";
 import type { Page } from "playwright-core";
 import { freePort, pssMiB, scratch, startAgent } from "../sim/agent.ts";
 import { until } from "../sim/lease-bench.ts";
@@ -14,7 +14,6 @@ import { startRack } from "./rack.ts";
 /** Pictures of the page, for people. CI keeps them. */
 const pictures = "artefacts/page";
 const skip = existsSync(chromiumPath) ? false : `there is no ${chromiumPath}: apt-get install chromium`;
-const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 async function picture(page: Page, name: string): Promise<void> {
   mkdirSync(pictures, { recursive: true });
@@ -40,7 +39,7 @@ interface AxeResults {
 }
 
 async function assertAccessible(page: Page, as: string): Promise<void> {
-  await page.evaluate(axeSource);
+  await page.evaluate(axe.source);
   const { violations } = await page.evaluate<AxeResults>("axe.run(document, { resultTypes: ['violations'] })");
   const told = violations.map(
     ({ id, help, nodes }) =>
