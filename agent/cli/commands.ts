@@ -62,6 +62,14 @@ export const commands: Commands = {
     summary: "Let running agents take over changed configurations",
     load: async () => (await import("./reload.ts")).reload,
   },
+  install: {
+    summary: "Install this agent as a service, where there is no package for it",
+    load: async () => (await import("./install.ts")).install,
+  },
+  uninstall: {
+    summary: "Remove what install has installed",
+    load: async () => (await import("./uninstall.ts")).uninstall,
+  },
   appliance: {
     summary: "Apply or check the jumpstarter.yaml of a host that runs from the image",
     load: async () => (await import("./appliance/commands.ts")).appliance,

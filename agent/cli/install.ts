@@ -126,13 +126,13 @@ export function tool({ root }: Place, program: string, ...words: string[]): Step
 }
 
 /** Something that may fail where it has nothing to do: without udev, without a running agent. */
-export function optional({ text, run }: Step): Step {
-  return { text, run: () => run().catch(() => {}) };
+export function optional(step: Step): Step {
+  return { text: step.text, run: () => step.run().catch(() => {}) };
 }
 
 export async function doAll(steps: readonly Step[], dry: boolean): Promise<void> {
-  for (const { text, run } of steps) {
-    process.stdout.write(`${text}\n`);
-    if (!dry) await run();
+  for (const step of steps) {
+    process.stdout.write(`${step.text}\n`);
+    if (!dry) await step.run();
   }
 }

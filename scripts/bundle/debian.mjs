@@ -72,7 +72,9 @@ export function privateApt(state, { architecture, release, components = "main", 
   if (release !== undefined) {
     const sources = join(state, "release.list");
     const suites = [[release, ""], ...(updates ? [`-updates`, "-security"].map((kind) => [release + kind, kind]) : [])];
-    const lines = suites.map(([suite, kind]) => `deb [signed-by=${keyring}] ${ownMirror(kind)} ${suite} ${components}\n`);
+    const lines = suites.map(
+      ([suite, kind]) => `deb [signed-by=${keyring}] ${ownMirror(kind)} ${suite} ${components}\n`,
+    );
     writeFileSync(sources, lines.join(""));
     options.push(`Dir::Etc::sourcelist=${sources}`, "Dir::Etc::sourceparts=/dev/null");
   }
@@ -115,7 +117,9 @@ export function privateApt(state, { architecture, release, components = "main", 
     published() {
       const lists = join(state, "lists");
       const releases = readdirSync(lists).filter((name) => name.endsWith("InRelease"));
-      const dates = releases.map((name) => Date.parse(/^Date: (.*)$/m.exec(readFileSync(join(lists, name), "utf8"))?.[1]));
+      const dates = releases.map((name) =>
+        Date.parse(/^Date: (.*)$/m.exec(readFileSync(join(lists, name), "utf8"))?.[1]),
+      );
       return Math.floor(Math.max(...dates) / 1000);
     },
   };

@@ -30,7 +30,7 @@ test("an upgrade lets a lease end, and then the agent is the new one", { skip, t
   const old = join(debian.root, "usr/lib/jumpstarter-agent/dist/chunks/old-ABCDEFGH.js");
   const machine = await boot(debian.root);
   try {
-    await upgrade(t, { root: debian.root, call: machine.call, old, now, next });
+    await upgrade(t, { root: debian.root, call: (...words) => machine.call(...words), old, now, next });
   } finally {
     await machine.off();
   }

@@ -1,6 +1,6 @@
 /** A fresh Debian to install things in. The smallest that has apt, as mmdebstrap makes it; it is kept outside the repository. */
 import { execFile, spawn, type ChildProcess, type SpawnOptions } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, type Dirent } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -97,7 +97,7 @@ async function archiveOf(release: string, architecture: string, include: readonl
 function walk(root: string, without: readonly string[]): string[] {
   const found: string[] = [];
   const enter = (folder: string) => {
-    for (const entry of readdirSync(join(root, folder), { withFileTypes: true }) as Dirent[]) {
+    for (const entry of readdirSync(join(root, folder), { withFileTypes: true })) {
       const path = join(folder, entry.name);
       if (without.includes(path)) continue;
       found.push(`/${path}`);

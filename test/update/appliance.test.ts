@@ -185,7 +185,7 @@ describe("an appliance", { concurrency: false }, () => {
       const writes = time % 2 === 0;
       // What runs is written over from time to time by what it brought itself.
       order(confirm, update("good"), ...(writes ? ["sleep 3600"] : [reboot]));
-      const vm = power();
+      power();
       await started();
       await ended("CONFIRM", 0);
       if (writes) {

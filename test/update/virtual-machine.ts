@@ -2,6 +2,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { cpSync } from "node:fs";
+import { stripVTControlCharacters } from "node:util";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface VirtualMachine {
@@ -88,4 +89,4 @@ function watched(child: ChildProcess): VirtualMachine {
   };
 }
 
-const printable = (text: string) => text.replace(/\x1b\[[0-9;=?]*[A-Za-z]/g, "").replace(/[^\n\x20-\x7e]/g, "");
+const printable = (text: string) => stripVTControlCharacters(text).replaceAll(/[^\n -~]/g, "");

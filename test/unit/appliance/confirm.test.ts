@@ -159,7 +159,7 @@ function setUp(t: TestContext, state: BootState, running: Partial<RunningSystem>
   const records = new UpdateRecords(join(folder, updates));
   let answer: () => readonly ExporterNow[] = () => [];
   const host = {
-    system: { ...system, startedAs: "trial", version: "2", ...running } as RunningSystem,
+    system: { ...system, startedAs: "trial", version: "2", ...running },
     roots,
     records,
     askExporters: () => Promise.resolve().then(() => answer()),
