@@ -6,6 +6,7 @@ import { LogBus } from "../../../agent/driver/log.ts";
 import { bootStateIn, type BootState } from "../../../appliance/slots/boot-state.ts";
 import type { RunningSystem } from "../../../appliance/slots/system.ts";
 import { confirmTrial, whatIsMissing } from "../../../appliance/update/confirm.ts";
+import type { UpdatedHost } from "../../../appliance/update/host.ts";
 import type { ExporterNow } from "../../../appliance/update/exporters.ts";
 import { UpdateRecords, type UpdateRecord } from "../../../appliance/update/records.ts";
 import { scratch } from "../../sim/agent.ts";
@@ -158,7 +159,7 @@ function setUp(t: TestContext, state: BootState, running: Partial<RunningSystem>
   if (updates !== "updates") writeFileSync(join(folder, updates), "");
   const records = new UpdateRecords(join(folder, updates));
   let answer: () => readonly ExporterNow[] = () => [];
-  const host = {
+  const host: UpdatedHost = {
     system: { ...system, startedAs: "trial", version: "2", ...running },
     roots,
     records,
