@@ -59,7 +59,8 @@ test("nothing stays open of a thousand of them", () => {
     closeSync(controller);
     closeSync(terminal);
   }
-  assert.equal(openDescriptors(), before);
+  // What earlier tests have let go may be closed meanwhile.
+  assert.ok(openDescriptors() <= before, `${openDescriptors()} are open, ${before} were`);
 });
 
 test("a terminal that the system refuses is an error with its number", () => {
