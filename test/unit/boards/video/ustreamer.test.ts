@@ -213,7 +213,7 @@ test("options and answers", async () => {
     }),
     /config.args: are names of options, without --/,
   );
-  assert.deepEqual(driver.needs?.({ args: {}, warm_up: 5 }), { programs: ["ustreamer"] });
+  assert.deepEqual(driver.needs?.({ args: {}, warm_up: 5 }), { programs: ["ustreamer"], rights: ["video"] });
   const inspect = async (device: string) => (await driver.inspect?.({ args: { device }, warm_up: 5 }))?.[0]?.ok;
   assert.equal(await inspect("/dev/video-nowhere"), false);
   assert.equal(await inspect("/dev/null"), true);
