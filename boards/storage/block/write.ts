@@ -228,6 +228,8 @@ async function transfer(
       }
     };
     const copied = await copyIn(image, disk, { ...tools, withChecksums: options.remembered !== undefined, onWindow });
+    // The last windows may have been on their way already.
+    signal.throwIfAborted();
     await setLength(disk, image.bytes());
     return { image, given: { bytes: given.bytes(), sha256: given.sha256() ?? copied.sha256 }, copied };
   } finally {
