@@ -52,7 +52,8 @@ export function writeEnvironment(variables: ReadonlyMap<string, string>): Buffer
   let text = mark;
   for (const [name, value] of variables) {
     if (!names.test(name)) throw new AgentError("E_INVALID", `GRUB has no variables called ${JSON.stringify(name)}`);
-    if ([...value].some((letter) => letter > "\xff")) throw new AgentError("E_INVALID", `the value of ${name} is not Latin-1`);
+    if ([...value].some((letter) => letter > "\xff"))
+      throw new AgentError("E_INVALID", `the value of ${name} is not Latin-1`);
     text += `${name}=${value.replaceAll(/[\\\n]/g, "\\$&")}\n`;
   }
   if (text.length > environmentBytes) {
