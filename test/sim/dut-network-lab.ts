@@ -1,7 +1,7 @@
 import type { ChildProcess } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
-import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -154,7 +154,7 @@ async function serves(child: ChildProcess, socketPath: string) {
   child.stdout?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
   child.stderr?.on("data", (chunk: Buffer) => (printed += chunk.toString()));
   const isGone = () => child.exitCode !== null || child.signalCode !== null;
-  for (let waited = 0; !existsSync(socketPath); waited += 20) {
+  for (let waited = 0; !printed.includes(`serves at ${socketPath}`); waited += 20) {
     if (isGone() || waited > 30_000) throw new Error(`the agent does not start:\n${printed}`);
     await sleep(20);
   }

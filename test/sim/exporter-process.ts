@@ -16,6 +16,7 @@ const logs = new LogBus();
 logs.subscribe(({ message }) => console.log(message));
 const exporter = await createExporter({ name: "test", export: document.export, logs });
 const served = await serve(createDirectSession(exporter, {}), { unix: socket });
+console.log(`serves at ${socket}`);
 const lines = createInterface({ input: process.stdin });
 process.once("SIGTERM", () => lines.close());
 for await (const line of lines) {

@@ -32,7 +32,7 @@ export async function exec(program: string, ...args: string[]): Promise<string> 
 export async function waitFor<Found>(
   what: string,
   look: () => Found | Promise<Found>,
-  limitMs = 20_000,
+  limitMs = 60_000,
 ): Promise<Exclude<Found, undefined | null | false>> {
   let cause: unknown;
   for (const began = performance.now(); ; await sleep(20)) {
