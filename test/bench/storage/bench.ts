@@ -36,6 +36,8 @@ interface Contest {
   readonly theirs: string;
 }
 
+type Side = "us" | "them";
+
 interface StorageBenchOptions {
   readonly rounds: number;
   readonly sizeMiB: number;
@@ -77,46 +79,55 @@ export async function storageBench({ rounds, sizeMiB, on }: StorageBenchOptions)
       },
     ];
     console.log(
-      `\n| ${sizeMiB} MiB, MB/s of image | disk | agent | beside | agent : it |\n| --- | --- | ---: | ---: | ---: |`,
+      `\n| ${sizeMiB} MiB, MB/s of image | disk | agent | beside | agent : it | CPU s per GB |\n| --- | --- | ---: | ---: | ---: | ---: |`,
     );
     let rssBytes = 0;
     const write = async (disk: BenchDisk, image: string, options: Partial<WriterOptions>) => {
-      const words = [
-        ...disk.prefix,
+      const words = JSON.stringify({ verify: false, ...options });
+      const { stdout, cpuSeconds } = await run(disk, '"$2" "$3" "$4" "$1" "$5"', [
         process.execPath,
         writer,
         image,
-        disk.path,
-        JSON.stringify({ verify: false, ...options }),
-      ];
-      const { stdout } = await execute(words[0] ?? "", words.slice(1), { maxBuffer: 64 * mebi });
+        words,
+      ]);
       const report = JSON.parse(stdout) as WriteReport & { total: number; rssBytes: number };
       rssBytes = Math.max(rssBytes, report.rssBytes);
-      return report;
+      return { ...report, cpuSeconds };
     };
     for (const disk of benchDisks(life, sizeMiB * mebi)) {
       if (on !== undefined && !on.includes(disk.name)) continue;
       const rate = (seconds: number) => (sizeMiB * mebi) / 1e6 / seconds;
-      const row = (what: string, ours: number[], beside: string, theirs: number[]) => {
+      const row = (what: string, ours: number[], beside: string, theirs: number[], cpu?: Record<Side, number[]>) => {
         const [us, them] = [median(ours), median(theirs)];
-        console.log(`| ${what} | ${disk.name} | ${figure(us)} | ${figure(them)} (${beside}) | ${figure(us / them)} |`);
+        const perGb = (seconds: number[]) => figure(median(seconds) / ((sizeMiB * mebi) / 1e9));
+        const used = cpu === undefined ? "" : `${perGb(cpu.us)} : ${perGb(cpu.them)}`;
+        const cells = [what, disk.name, figure(us), `${figure(them)} (${beside})`, figure(us / them), used];
+        console.log(`| ${cells.join(" | ")} |`);
       };
-      const timed = async (line: string): Promise<number> => {
+      const timed = async (line: string): Promise<{ rate: number; cpuSeconds: number }> => {
         const startMs = performance.now();
-        const words = [...disk.prefix, "sh", "-c", line, "line", disk.path];
-        await execute(words[0] ?? "", words.slice(1));
-        return rate((performance.now() - startMs) / 1_000);
+        const { cpuSeconds } = await run(disk, line);
+        return { rate: rate((performance.now() - startMs) / 1_000), cpuSeconds };
       };
       for (const { name, image, options, theirName, theirs } of contests) {
         const [us, them]: [number[], number[]] = [[], []];
+        const cpu: Record<Side, number[]> = { us: [], them: [] };
         const sides = [
-          async () => us.push(rate((await write(disk, image, options)).total)),
-          async () => them.push(await timed(theirs)),
+          async () => {
+            const { total, cpuSeconds } = await write(disk, image, options);
+            us.push(rate(total));
+            cpu.us.push(cpuSeconds);
+          },
+          async () => {
+            const { rate: reached, cpuSeconds } = await timed(theirs);
+            them.push(reached);
+            cpu.them.push(cpuSeconds);
+          },
         ];
         for (let round = 0; round < rounds; round += 1) {
           for (const side of round % 2 === 0 ? sides : sides.toReversed()) await side();
         }
-        row(name, us, theirName, them);
+        row(name, us, theirName, them, cpu);
       }
       const [verify, read]: [number[], number[]] = [[], []];
       const [full, unchanged]: [number[], number[]] = [[], []];
@@ -125,7 +136,7 @@ export async function storageBench({ rounds, sizeMiB, on }: StorageBenchOptions)
         const first = await write(disk, images.raw, { verify: true, remembered });
         full.push(rate(first.total));
         verify.push(rate(first.seconds.verify));
-        read.push(await timed("dd if=$1 of=/dev/null bs=4M iflag=direct status=none"));
+        read.push((await timed("dd if=$1 of=/dev/null bs=4M iflag=direct status=none")).rate);
         unchanged.push(rate((await write(disk, images.changed, { verify: true, remembered })).total));
       }
       row("read back and compared", verify, "dd iflag=direct", read);
@@ -133,6 +144,20 @@ export async function storageBench({ rounds, sizeMiB, on }: StorageBenchOptions)
     }
     console.log(`\nlargest RSS of the writer: ${figure(rssBytes / 1e6)} MB`);
   });
+}
+
+/**
+ * @param line a shell's; `$1` is the disk, further ones are those of `words`
+ * @returns CPU of all its programs, starts included; what the kernel does for a loop device on threads of its own is not in it
+ */
+async function run(disk: BenchDisk, line: string, words: readonly string[] = []) {
+  const [program = "", ...argv] = [...disk.prefix, "sh", "-c", `set -e; ${line}\ntimes`, "line", disk.path, ...words];
+  const { stdout } = await execute(program, argv, { maxBuffer: 64 * mebi });
+  // The shell's own, and that of its children.
+  const lines = stdout.trimEnd().split("\n");
+  const times = (lines.at(-1) ?? "").matchAll(/(\d+)m([\d.]+)s/g);
+  const cpuSeconds = [...times].reduce((sum, [, minutes, seconds]) => sum + Number(minutes) * 60 + Number(seconds), 0);
+  return { stdout: lines[0] ?? "", cpuSeconds };
 }
 
 /** Real files are compressed as images are; a third of the image with holes is mapped. */
