@@ -9,6 +9,9 @@ import { missingPrograms } from "./programs.mjs";
 
 const inCi = Boolean(process.env.CI);
 
+/** A virtual machine has one processor. All that runs in it is one file, and an emulated machine is slow. */
+const machine = { cores: 1, limitMs: 3_000_000 };
+
 /**
  * The suites, in the order in which they begin, `npm test` and CI alike. A folder of test/ that has tests and no line here is one all the same,
  * which keeps one processor busy and disturbs nobody.
@@ -28,10 +31,8 @@ const described = {
   },
   // A third of the time it waits; it also looks at the clock most.
   faults: { cores: 1, apart: ["netboot"], onNode24: { LEASE_CYCLES: "200" } },
-  // The virtual machine has one processor. All that runs in it is one file, and an emulated machine is slow.
   kernel: {
-    cores: 1,
-    limitMs: 3_000_000,
+    ...machine,
     // Elsewhere nobody waits for 100 MB that he has not asked for.
     leftOut: () =>
       kernelDirectory() === undefined && "a virtual machine with a Linux kernel of 100 MB: npm test -- kernel",
@@ -39,8 +40,9 @@ const described = {
   unit: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1), onNode24: {} },
   netboot: { cores: 1, leftOut: () => withoutBoard() && "a real U-Boot: it needs QEMU" },
   fuzz: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1) },
-  package: { cores: 1, leftOut: () => "fresh Debians that are downloaded: npm test -- package" },
-  update: { cores: 1, leftOut: () => "virtual machines that start with GRUB: npm test -- update" },
+  package: { cores: 1, limitMs: 1_800_000, leftOut: () => "fresh Debians that are downloaded: npm test -- package" },
+  update: { ...machine, leftOut: () => "virtual machines that start with GRUB: npm test -- update" },
+  image: { ...machine, leftOut: () => "the appliance's image, of 160 MB of packages: npm test -- image" },
 };
 
 const usual = { cores: 1 };
