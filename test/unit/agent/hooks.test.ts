@@ -439,11 +439,12 @@ describe("time", { concurrency: true }, () => {
     const lease = startLease(t);
     const start = performance.now();
     assert.deepEqual(
-      await runHook("beforeLease", hook("(echo early; sleep 3; echo late; sleep 1000) & echo done"), lease),
+      await runHook("beforeLease", hook("(echo early; sleep 20; echo late; sleep 1000) & echo done"), lease),
       { kind: "ok" },
     );
     const took = performance.now() - start;
-    assert.ok(took >= 1_000 && took < 2_900, `${took} ms`);
+    // A second, and what a busy machine takes to start a shell.
+    assert.ok(took >= 1_000 && took < 15_000, `${took} ms`);
     assert.deepEqual(lease.lines().sort(), ["done", "early"]);
     assert.notDeepEqual(leftRunning(lease), []);
     await killLeftoverHooks(lease.directory);
