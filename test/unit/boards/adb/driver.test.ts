@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { test, type TestContext } from "node:test";
 import type { Logger } from "../../../../agent/driver/log.ts";
@@ -120,7 +121,9 @@ test("the byte stream is a connection to the server, which it starts", { skip },
 test("a server that was killed is started again, by whoever it was killed", { skip }, async (t) => {
   const { calls, port, log } = await server(t);
   await calls.start_server();
-  await run("adb", ["-P", `${port}`, "kill-server"]);
+  // Not by kill-server, in which adb now and then waits for itself for ever.
+  process.kill(serverAt(port), "SIGKILL");
+  await eventually("it is gone", async () => !(await isOpen(port)));
   assert.match(await calls.list_devices(), /List/);
   assert.equal(await calls.kill_server(), port);
   assert.equal(await isOpen(port), false);
@@ -207,3 +210,18 @@ test("configurations that cannot work are refused", async () => {
   for (const connect_timeout of [0, -1, Infinity, true]) await refused({ connect_timeout }, /connect_timeout/);
   assert.equal(adbServer.config.parse({ port: "15038" }).port, 15_038);
 });
+
+/** The process of the server at a port, which its environment tells. */
+function serverAt(port: number): number {
+  const found = readdirSync("/proc").find((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      const read = (name: string) => readFileSync(`/proc/${pid}/${name}`, "utf8").split("\0");
+      return read("cmdline").includes("nodaemon") && read("environ").includes(`ANDROID_ADB_SERVER_PORT=${port}`);
+    } catch {
+      return false; // gone meanwhile
+    }
+  });
+  assert.ok(found, `no server at ${port}`);
+  return Number(found);
+}
