@@ -3,7 +3,7 @@
 // The measures `http`, `netboot`, `tftp`, `serial` and `storage` are of their own:
 //   npm run bench -- http                                       (beside nginx)
 //   npm run bench -- serial                                     (8 consoles at 3 Mbaud, recorded)
-//   npm run bench -- storage [--on memory,file,throttled]       (beside dd and bmaptool, on loop devices; as root)
+//   npm run bench -- storage [--on eMMC,SSD,memory,file] (beside dd and bmaptool, on loop devices; as root)
 //   npm run bench -- netboot                                    (whole flashes of a QEMU board; as root, never with the others)
 //   npm run bench -- tftp [--on loopback,veth,loss,u-boot] [--blksize N,...] [--windowsize N,...] [--clients N,...]
 import { existsSync } from "node:fs";

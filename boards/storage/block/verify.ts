@@ -30,6 +30,8 @@ export async function compareWithMedium(
 ): Promise<void> {
   if (!disk.isDirect) await disk.calls.forget(disk.file.fd);
   let bytes = 0;
+  /** Resolves when the digests have what was read before: they are asked in that order, and never wait for the next. */
+  let handed = Promise.resolve();
 
   /** @param before the comparison of the cells before these */
   const compare = async (window: Window, expected: readonly Cell[], before: Promise<void>): Promise<void> => {
@@ -39,10 +41,14 @@ export async function compareWithMedium(
       parts.map(({ start, end }) => ({ start: start - base, end: end - base })),
     );
     const reading = window.read(disk, groups.flat(), gapBytes);
-    await Promise.allSettled([before, reading]);
-    await before;
-    const read = await reading;
-    const digested = await digests.update(window.memory, groups);
+    const begun = Promise.all([handed, reading]).then(() => ({ digesting: digests.update(window.memory, groups) }));
+    handed = begun.then(
+      () => {},
+      () => {},
+    );
+    const work = [before, reading, begun.then(({ digesting }) => digesting)] as const;
+    await Promise.allSettled(work);
+    const [, read, digested] = await Promise.all(work);
     for (const [index, cell] of expected.entries()) {
       const isRead = groups[index]?.every(({ start, end }) => read.some((run) => run.start <= start && run.end >= end));
       if (isRead !== true || digested[index]?.until !== cell.writtenUntil) throw differs(disk, boundsOf(cell));

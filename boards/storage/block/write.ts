@@ -16,6 +16,7 @@ import { identify } from "./identity.ts";
 import { ProgressMeter, type Progress } from "./progress.ts";
 import { tooLarge } from "./protection.ts";
 import type { BlockChecksums, WrittenBlocks } from "./remembered.ts";
+import { StreamDigest } from "./stream-digest.ts";
 import { syncUntil } from "./sync.ts";
 import { compareWithMedium } from "./verify.ts";
 import { WindowRing } from "./window-ring.ts";
@@ -101,6 +102,7 @@ export async function writeImage(
   addAbortSignal(signal, source).on("error", () => {});
   // While a medium is looked for, its thread starts.
   const digests = new Digests();
+  const givenDigest = new StreamDigest();
   let disk: OpenDisk | undefined;
   try {
     disk = await openDisk(place, "write", options, context);
@@ -115,7 +117,7 @@ export async function writeImage(
     const wait = clock();
     const meter = new ProgressMeter(context.onProgress, options.givenBytes);
     const tools = { ring: new WindowRing(disk), digests };
-    const { image, given, copied } = await transfer(source, disk, { ...tools, recalled }, options, {
+    const { image, given, copied } = await transfer(source, disk, { ...tools, givenDigest, recalled }, options, {
       ...context,
       meter,
     });
@@ -171,7 +173,7 @@ export async function writeImage(
     throw error;
   } finally {
     source.destroy();
-    await Promise.all([digests.close(), disk?.close()]);
+    await Promise.all([digests.close(), givenDigest.close(), disk?.close()]);
   }
 }
 
@@ -200,15 +202,18 @@ interface Transferred {
 async function transfer(
   source: Readable,
   disk: OpenDisk,
-  tools: Pick<CopyOptions, "ring" | "digests" | "recalled">,
+  {
+    givenDigest,
+    ...tools
+  }: Pick<CopyOptions, "ring" | "digests" | "recalled"> & { readonly givenDigest: StreamDigest },
   options: WriteOptions,
   { signal, log, meter }: TransferContext & { readonly meter: ProgressMeter },
 ): Promise<Transferred> {
   let unsynced = 0;
   let toLog = 0;
-  const image = await openImage(contentOf(source), options);
+  const image = await openImage(contentOf(source), { ...options, onGiven: (bytes) => givenDigest.update(bytes) });
   try {
-    const { promisedBytes, given } = image;
+    const { promisedBytes, givenBytes } = image;
     if (promisedBytes !== undefined && disk.sizeBytes !== undefined && promisedBytes > disk.sizeBytes) {
       throw tooLarge(disk.name, promisedBytes, disk.sizeBytes);
     }
@@ -221,7 +226,7 @@ async function transfer(
         await disk.calls.forget(disk.file.fd);
         unsynced = 0;
       }
-      meter.tell("write", reached, promisedBytes ?? options.imageBytes, given.bytes());
+      meter.tell("write", reached, promisedBytes ?? options.imageBytes, givenBytes());
       if (reached > toLog) {
         log.info(`written ${Math.round(reached / (1024 * 1024))} MB to storage device ${disk.name}`);
         toLog += logEveryBytes;
@@ -231,7 +236,7 @@ async function transfer(
     // The last windows may have been on their way already.
     signal.throwIfAborted();
     await setLength(disk, image.bytes());
-    return { image, given: { bytes: given.bytes(), sha256: given.sha256() ?? copied.sha256 }, copied };
+    return { image, given: { bytes: givenBytes(), sha256: (await givenDigest.sha256()) ?? copied.sha256 }, copied };
   } finally {
     await image.close();
   }

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { once } from "node:events";
 import type { Duplex } from "node:stream";
 import { AgentError } from "../../../agent/driver/errors.ts";
@@ -20,19 +19,12 @@ export interface OpenImage {
   readonly promisedBytes: number | undefined;
   /** Once, in ascending order. */
   readonly extents: AsyncIterable<Extent>;
-  readonly given: GivenBytes;
+  /** Of the stream as it came, until now. */
+  readonly givenBytes: () => number;
   /** Of the image, holes included; known at the end of the extents. */
   readonly bytes: () => number;
   /** Ends what decodes it, and resolves when it has gone; the source is the caller's. */
   readonly close: () => Promise<void>;
-}
-
-/** The stream as it comes. */
-export interface GivenBytes {
-  /** Until now. */
-  readonly bytes: () => number;
-  /** Asked once, at the end. Undefined when the extents are all that was given: whoever has the digest of one has that of the other. */
-  readonly sha256: () => string | undefined;
 }
 
 export interface ImageOptions {
@@ -40,11 +32,16 @@ export interface ImageOptions {
   readonly bmap?: Bmap | undefined;
   /** Of the stream as it comes, when that is known. */
   readonly givenBytes?: number | undefined;
+  /**
+   * Told all bytes of the stream as they come, until it resolves; never called when they are the bytes of the extents: whoever has the digest
+   * of one has that of the other.
+   */
+  readonly onGiven?: ((bytes: Buffer) => Promise<void>) | undefined;
 }
 
 /** Enough for the header of a zstd frame, too. */
 const startBytes = sparseHeaderBytes;
-/** Of what is digested in one go, on the thread that consoles are served on, too: half a millisecond. */
+/** Of what is told in one go. */
 const mostBytes = 1024 * 1024;
 /** Of what a decoder is given in one go. */
 const fedBytes = 256 * 1024;
@@ -55,20 +52,20 @@ const fedBytes = 256 * 1024;
  */
 export async function openImage(
   source: ByteSource,
-  { format = "auto", bmap, givenBytes: wholeBytes }: ImageOptions,
+  { format = "auto", bmap, givenBytes: wholeBytes, onGiven }: ImageOptions,
 ): Promise<OpenImage> {
   const file = await peek(source);
   const encoding = format === "raw" ? null : encodingOf(file.start);
   const mayBeSparse = format === "auto" && encoding === null;
   const isVerbatim =
     encoding === null && bmap === undefined && !(mayBeSparse && sparseHeader(file.start) !== undefined);
-  const hash = isVerbatim ? undefined : createHash("sha256");
+  const tell = isVerbatim ? undefined : onGiven;
   let givenBytes = 0;
   const given: ByteSource = {
     async read(memory) {
-      const count = await file.all.read(hash === undefined ? memory : memory.subarray(0, mostBytes));
+      const count = await file.all.read(tell === undefined ? memory : memory.subarray(0, mostBytes));
       givenBytes += count;
-      hash?.update(memory.subarray(0, count));
+      await tell?.(memory.subarray(0, count));
       return count;
     },
   };
@@ -111,7 +108,7 @@ export async function openImage(
       imageFormat: header === undefined ? "raw" : "android-sparse",
       promisedBytes: bmap?.imageBytes ?? promisedBytes,
       extents: bmap === undefined ? extents() : mapped(bmap),
-      given: { bytes: () => givenBytes, sha256: () => hash?.digest("hex") },
+      givenBytes: () => givenBytes,
       bytes: () => bytes,
       close,
     };

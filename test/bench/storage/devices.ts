@@ -22,23 +22,33 @@ export interface BenchDisk {
   readonly prefix: readonly string[];
 }
 
-/** Slower than most of what boards boot from is written, and faster than SD cards are. */
-const card = { writeBytesPerSecond: 60e6, readBytesPerSecond: 300e6 };
+interface Speed {
+  readonly writeBytesPerSecond: number;
+  readonly readBytesPerSecond: number;
+}
+
+/** A quick eMMC: slower than most of what boards boot from is written, and faster than SD cards are. */
+const emmc: Speed = { writeBytesPerSecond: 60e6, readBytesPerSecond: 300e6 };
+/** As SATA and USB 3 let it. */
+const ssd: Speed = { writeBytesPerSecond: 300e6, readBytesPerSecond: 450e6 };
 
 /**
- * The same disk in memory, in a file of this machine's disk, and in memory with the speed of a quick eMMC: the kernel throttles it (control groups
- * of version 1; left out where there are none).
+ * Disks in memory with the speed of media that boards boot from: the kernel throttles them (control groups of version 1; left out where there
+ * are none). And where the processor is the limit: the same in memory as it is, and in a file of this machine's disk.
  */
 export function benchDisks(life: Cleanup, sizeBytes: number): BenchDisk[] {
-  const memory = loop(life, existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), sizeBytes, false);
-  const file = loop(life, "/var/tmp", sizeBytes, true);
-  const throttled = loop(life, existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), sizeBytes, false);
-  const prefix = throttle(life, throttled);
-  const disks = [
-    { name: "memory", path: memory, prefix: [] },
-    { name: "file", path: file, prefix: [] },
+  const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+  const throttled = (name: string, speed: Speed): BenchDisk[] => {
+    const path = loop(life, memory, sizeBytes, false);
+    const prefix = throttle(life, path, speed);
+    return prefix === undefined ? [] : [{ name, path, prefix }];
+  };
+  return [
+    ...throttled("eMMC", emmc),
+    ...throttled("SSD", ssd),
+    { name: "memory", path: loop(life, memory, sizeBytes, false), prefix: [] },
+    { name: "file", path: loop(life, "/var/tmp", sizeBytes, true), prefix: [] },
   ];
-  return prefix === undefined ? disks : [...disks, { name: "throttled", path: throttled, prefix }];
 }
 
 function loop(life: Cleanup, parent: string, sizeBytes: number, isDirect: boolean): string {
@@ -57,14 +67,14 @@ function loop(life: Cleanup, parent: string, sizeBytes: number, isDirect: boolea
   return path;
 }
 
-function throttle(life: Cleanup, path: string): string[] | undefined {
+function throttle(life: Cleanup, path: string, speed: Speed): string[] | undefined {
   const root = "/sys/fs/cgroup/blkio";
   if (!existsSync(join(root, "blkio.throttle.write_bps_device"))) return undefined;
   const group = join(root, `jmp-bench-${process.pid}-${basename(path)}`);
   mkdirSync(group);
   life.after(() => rmdirSync(group));
   const number = readFileSync(`/sys/block/${basename(path)}/dev`, "utf8").trim();
-  writeFileSync(join(group, "blkio.throttle.write_bps_device"), `${number} ${card.writeBytesPerSecond}`);
-  writeFileSync(join(group, "blkio.throttle.read_bps_device"), `${number} ${card.readBytesPerSecond}`);
+  writeFileSync(join(group, "blkio.throttle.write_bps_device"), `${number} ${speed.writeBytesPerSecond}`);
+  writeFileSync(join(group, "blkio.throttle.read_bps_device"), `${number} ${speed.readBytesPerSecond}`);
   return ["sh", "-c", `echo $$ > ${group}/cgroup.procs; exec "$@"`, "in-group"];
 }
