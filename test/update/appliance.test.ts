@@ -163,14 +163,16 @@ describe("an appliance", { concurrency: false }, () => {
     await off();
   });
 
-  test("an update with a stranger's signature changes nothing", limits, async () => {
+  test(`an update with a stranger's signature changes nothing (${times})`, limits, async () => {
     newDisk();
     const state = bootState();
-    order(update("forged"), agent("update status"));
+    order(...Array<string>(times).fill(update("forged")), agent("update status"));
     const vm = power();
     await started();
-    await vm.see(/has no signature that counts: a signature is not of a trusted key/);
-    await ended("UPDATE", 1);
+    for (let time = 0; time < times; time += 1) {
+      await vm.see(/has no signature that counts: a signature is not of a trusted key/);
+      await ended("UPDATE", 1);
+    }
     await vm.see(/was refused: .*no signature that counts/);
     await vm.see(/IDLE/);
     await off();
