@@ -247,7 +247,7 @@ test("symlinks are followed inside the root and never out of it", async (t) => {
   await store.removeAll?.(parsePath("/"));
   assert.equal(secret(), "secret");
   assert.deepEqual(readdirSync(outside), ["secret"]);
-  assert.equal(openHandles(), before, "no handle is left open");
+  assert.ok(openHandles() <= before, "no handle is left open");
 });
 
 test("a directory that turns into a symlink in mid-operation opens no way out", async (t) => {
