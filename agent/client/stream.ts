@@ -1,5 +1,6 @@
 import type { ClientHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { RouterServiceDefinition } from "../../proto/gen/jumpstarter/v1/router.ts";
 import { toAgentError } from "../driver/errors.ts";
 import { FrameReader } from "../stream/frame-reader.ts";
@@ -55,8 +56,8 @@ export function openRouterStream(
 /** How long a peer may take to end an RPC whose both directions have ended; the Python exporter never does. */
 const lingerMs = 5_000;
 
-/** How long a reason may come after its GOAWAY. */
-const reasonMs = 100;
+/** How long a reason may come after its GOAWAY: several short waits, as one alone is over before a busy event loop has looked what came. */
+const reasonMs = [25, 25, 25, 25];
 
 /** The caller's end of a router stream. What the RPC ends with counts only if it comes before the end of what is read. */
 function streamOfCall(call: RpcCall, options: StreamOptions): RouterStream {
@@ -88,8 +89,12 @@ function streamOfCall(call: RpcCall, options: StreamOptions): RouterStream {
     if (frame.frameType !== frameTypes.GOAWAY) return stream.receive(frame);
     peerEnded = true;
     if (options.endsWithReason !== true) return stream.receive(frame);
-    const wait = setTimeout(() => stream.receive(frame), reasonMs);
-    stream.once("close", () => clearTimeout(wait));
+    const closed = new AbortController();
+    stream.once("close", () => closed.abort());
+    void waitFor(reasonMs, closed.signal).then(
+      () => stream.receive(frame),
+      () => {},
+    );
   };
   http2.on("data", (chunk: Buffer) => {
     try {
@@ -111,6 +116,10 @@ function streamOfCall(call: RpcCall, options: StreamOptions): RouterStream {
   http2.once("end", over);
   http2.once("close", over);
   return stream;
+}
+
+async function waitFor(timesMs: readonly number[], signal: AbortSignal): Promise<void> {
+  for (const ms of timesMs) await sleep(ms, undefined, { signal });
 }
 
 /** Each payload as one gRPC message; it is not copied. */

@@ -8,8 +8,9 @@ import { status } from "@grpc/grpc-js";
 import { parseEndpoint } from "../../../agent/client/address.ts";
 import { Channel, type ChannelOptions } from "../../../agent/client/channel.ts";
 import { rpcMethod } from "../../../agent/client/rpc-method.ts";
-import { openRouterStream } from "../../../agent/client/stream.ts";
+import { openRouterStream, openStream } from "../../../agent/client/stream.ts";
 import type { AgentError } from "../../../agent/driver/errors.ts";
+import { encodeFrame, frameTypes } from "../../../agent/stream/frames.ts";
 import { prefixed } from "../../../agent/stream/rpc-messages.ts";
 import { ControllerServiceDefinition, StatusResponse } from "../../../proto/gen/jumpstarter/v1/jumpstarter.ts";
 import { startController } from "../../sim/controller/controller.ts";
@@ -462,4 +463,20 @@ test("what ends a tunnel at the router is its error", async (t) => {
   const refused = openRouterStream(channel, { authorization: "Bearer no" }, { what: "a tunnel" });
   const [refusal] = (await once(refused, "error")) as [AgentError];
   assert.equal(refusal.code, "E_UNAUTHENTICATED");
+});
+
+test("a stream that ends with a reason waits for it, also when the event loop has stood still meanwhile", async (t) => {
+  const server = await startServer(t, (peer) => {
+    peer.respond({ ":status": 200, "content-type": "application/grpc" }, { waitForTrailers: true });
+    peer.once("wantTrailers", () =>
+      peer.sendTrailers({ "grpc-status": status.UNAVAILABLE, "grpc-message": "the board is gone" }),
+    );
+    peer.write(prefixed(encodeFrame({ payload: Buffer.alloc(0), frameType: frameTypes.GOAWAY })));
+    setTimeout(() => {
+      for (const end = performance.now() + 400; performance.now() < end;);
+      peer.end();
+    }, 20);
+  });
+  const { stream } = await openStream(server.channel(), {}, { what: "Stream", endsWithReason: true });
+  await assert.rejects(once(stream.resume(), "end"), failsWith("E_CONNECTION", /the board is gone/));
 });
