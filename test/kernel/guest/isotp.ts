@@ -19,7 +19,7 @@ import { exec, modprobe } from "./lib/system.ts";
 
 const interfaces = ["iso0", "iso1"];
 /** The guest is slow, but what hangs shall say so. */
-const limit = { timeout: 40_000 };
+const limit = { timeout: 120_000 };
 
 before(async () => {
   for (const name of ["vcan", "can_raw"]) await modprobe(name);
