@@ -2,6 +2,7 @@
 // UPDATE_LONG=20 does each of them 20 times, with power cuts at random.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -104,6 +105,9 @@ describe("an appliance", { concurrency: false }, () => {
   const newDisk = () => (disk = makeDisk(folder, "disk.img", parts, root));
   const bootState = () =>
     readBootState(execFileSync("mtype", ["-i", bootOf(disk), "::/grub/grubenv"], { maxBuffer: 4096 }));
+  /** As a disk may, that dies slowly. */
+  const damage = (name: string) =>
+    execFileSync("mcopy", ["-o", "-i", bootOf(disk), "-", `::/grub/${name}`], { input: randomBytes(1024) });
   const started = async (limitMs?: number) => {
     const [, version = "", slot = "", as = ""] = await (machine as VirtualMachine).see(
       /STARTED (\S+) IN (\w) AS (\w+)/,
@@ -135,8 +139,23 @@ describe("an appliance", { concurrency: false }, () => {
       await ended("CONFIRM", 0);
       await vm.see(/to 2-good is confirmed/);
     }
-    assert.deepEqual(await started(), { version: "2-good", slot: times % 2 === 0 ? "a" : "b", as: "confirmed" });
+    const slot = times % 2 === 0 ? "a" : "b";
+    assert.deepEqual(await started(), { version: "2-good", slot, as: "confirmed" });
     await off();
+
+    // What the state was before it was damaged is in its copy; without that, a system that starts is better than none.
+    order(confirm, agent("update status"));
+    for (const [damaged, expected] of [
+      [["grubenv"], slot],
+      [["grubenv", "grubenv.safe"], "a"],
+    ] as const) {
+      for (const name of damaged) damage(name);
+      power();
+      assert.equal((await started()).slot, expected, `${damaged.join(" and ")} damaged`);
+      await ended("CONFIRM", 0);
+      assert.equal(bootState()?.slot, expected, "the agent has made it anew");
+      await off();
+    }
   });
 
   test(`an update that does not come up is rolled back (${times})`, limits, async () => {
