@@ -49,18 +49,20 @@ export async function confirmTrial(options: ConfirmOptions, host: UpdatedHost): 
   if (found !== "on trial") return { outcome: "nothing to confirm" };
 
   const reason = options.wait ? await waitUntilWell(options, last, host) : undefined;
-  const other = otherSlot(system.slot);
+  const slot = reason === undefined ? system.slot : otherSlot(system.slot);
+  const isOurs = await withBootState(host, signal, async (store) => {
+    const { state } = await store.read();
+    // Somebody may have confirmed it by hand, and even have written the next update.
+    if (state !== undefined && state.trial !== system.slot) return false;
+    await store.write({ slot, trial: undefined, tries: 0, invalid: undefined });
+    return true;
+  });
+  if (!isOurs) return { outcome: "nothing to confirm" };
   if (reason === undefined) {
-    await withBootState(host, signal, (store) =>
-      store.write({ slot: system.slot, trial: undefined, tries: 0, invalid: undefined }),
-    );
     await end(last, { state: "confirmed" }, host);
     log.info(`version ${system.version} in slot ${system.slot} is confirmed`);
     return { outcome: "confirmed" };
   }
-  await withBootState(host, signal, (store) =>
-    store.write({ slot: other, trial: undefined, tries: 0, invalid: undefined }),
-  );
   await end(last, { state: "rolled-back", reason }, host);
   return { outcome: "rolled back", reason };
 }

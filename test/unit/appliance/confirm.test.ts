@@ -93,6 +93,20 @@ test("whoever does not wait confirms it as it is", async (t) => {
   assert.deepEqual((await lab.store.read()).state, confirmedA);
 });
 
+test("what was confirmed by hand is not rolled back by who still waited", async (t) => {
+  const lab = setUp(t, onTrial);
+  await lab.keep({ state: "trial" });
+  lab.answers([]);
+  const waiting = lab.confirm();
+  assert.deepEqual(await lab.confirm({ wait: false }), { outcome: "confirmed" });
+  // The next update may even be written by then.
+  const next: BootState = { slot: "a", trial: "b", tries: 3, invalid: undefined };
+  await lab.store.write(next);
+  assert.deepEqual(await waiting, { outcome: "nothing to confirm" });
+  assert.deepEqual((await lab.store.read()).state, next);
+  assert.equal((await lab.records.last())?.state, "confirmed");
+});
+
 const old = { slot: "a", startedAs: "confirmed", version: "1" } as const;
 
 for (const [name, state, record, verdict, left] of [
