@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { cacheDirectory } from "./bundle/debian.mjs";
 import { makeDisk } from "./image/disk.mjs";
@@ -19,6 +19,8 @@ import { makeRoot } from "./image/root.mjs";
  * @param keep a folder for `root.squashfs`, `vmlinuz` and `initrd`, which updates are made of
  */
 export function makeImage({ architecture, output, keep, offline = false, version = ownVersion() }) {
+  // Not after minutes.
+  mkdirSync(dirname(output), { recursive: true });
   const { folder: archive, published } = debianArchive(architecture, { offline });
   const work = mkdtempSync(join(process.env.TMPDIR || tmpdir(), "jmp-agent-image-"));
   try {
