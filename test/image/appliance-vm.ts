@@ -75,6 +75,7 @@ export class ApplianceVm {
   #socket: Socket | undefined;
   #said = "";
   #console = "";
+  #startsSeen = 0;
 
   /** Makes its disk: the image, with files on its FAT partition, on a larger disk. */
   constructor(options: ApplianceOptions) {
@@ -115,6 +116,7 @@ export class ApplianceVm {
     const { program, firmware, shell } = this.#machine;
     this.#console = "";
     this.#said = "";
+    this.#startsSeen = 0;
     const path = join(folder, "shell");
     rmSync(path, { force: true });
     this.#shells = createServer((socket) => {
@@ -186,6 +188,25 @@ export class ApplianceVm {
     );
   }
 
+  /** Overwrites bytes of its disk, while it is off. @param places offset and length of each, in bytes */
+  spoil(places: readonly (readonly [number, number])[]): void {
+    const writes = places.flatMap(([offset, length]) => ["-c", `write -q -P 0xa5 ${offset} ${length}`]);
+    must("qemu-io", ["-f", "qcow2", ...writes, this.#disk]);
+  }
+
+  /** Waits for the next time that GRUB starts a system since the power was turned on; a host may also start anew by itself. */
+  async systemStarted(limitMs: number): Promise<{ slot: string; as: string }> {
+    const [, slot = "", as = ""] = await this.#until(
+      () => [...this.console.matchAll(/Starting system (\w) \((\w+)\)/g)][this.#startsSeen],
+      limitMs,
+      "GRUB to start a system",
+    );
+    this.#startsSeen += 1;
+    // The shell of before is gone, and the next one is long in coming.
+    this.#said = "";
+    return { slot, as };
+  }
+
   /** Waits for something on the serial console since the last start. */
   async see(pattern: RegExp, limitMs: number): Promise<RegExpExecArray> {
     return await this.#until(
@@ -249,7 +270,7 @@ export function missingMachine(architecture: Architecture): string | false {
   const present = (name: string) =>
     (process.env["PATH"] ?? "").split(":").some((folder) => existsSync(join(folder, name)));
   const missing = [
-    ...[program, "mcopy", "qemu-img"].filter((name) => !present(name)),
+    ...[program, "mcopy", "qemu-img", "qemu-io"].filter((name) => !present(name)),
     ...firmware.filter((file) => !existsSync(file)),
   ];
   return missing.length > 0 && `needs ${missing.join(", ")}`;
