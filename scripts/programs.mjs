@@ -13,6 +13,11 @@ const packages = {
   "qemu-io": "qemu-utils",
   "/usr/lib/u-boot/qemu_arm64/u-boot.bin": "u-boot-qemu",
   "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
+  "/usr/share/AAVMF/AAVMF_CODE.fd": "qemu-efi-aarch64",
+  // With these, programs of the other architecture run as if they were this machine's.
+  "arch-test": "arch-test",
+  "qemu-aarch64-static": "qemu-user-static",
+  "update-binfmts": "binfmt-support",
   "/usr/lib/ipxe/qemu/efi-virtio.rom": "ipxe-qemu",
   "/usr/lib/ipxe/ipxe.pxe": "ipxe",
   "docker-registry": "docker-registry",

@@ -105,17 +105,20 @@ function layRaspberryPi({ tree, archive, kernel, work }) {
 }
 
 /**
- * The boot ROM of a Raspberry Pi 3 reads no GUID partition table: the FAT partition stands in the old one, too. Linux and firmware
- * go by the new one, as the old one says that it is there.
+ * The boot ROM of a Raspberry Pi 3 reads no GUID partition table: the FAT partition stands in the old one, too, and first, as in the
+ * tables that are known to start one. Linux and firmware go by the new one, as the old one says that it is there.
  */
 function addToOldTable(disk, { start, size }) {
-  const entry = Buffer.alloc(16);
-  entry[4] = 0x0c;
-  entry.writeUInt32LE((start * mib) / sector, 8);
-  entry.writeUInt32LE((size * mib) / sector, 12);
+  const place = 446;
+  const table = Buffer.alloc(32);
+  table[4] = 0x0c;
+  table.writeUInt32LE((start * mib) / sector, 8);
+  table.writeUInt32LE((size * mib) / sector, 12);
   const file = openSync(disk, "r+");
   try {
-    writeSync(file, entry, 0, 16, 446 + 16);
+    // The entry that says it.
+    readSync(file, table, 16, 16, place);
+    writeSync(file, table, 0, table.length, place);
   } finally {
     closeSync(file);
   }

@@ -1,9 +1,9 @@
 // The image of the appliance, started in a virtual machine: from jumpstarter.yaml to a client's call, with the power cut now and then.
-// With APPLIANCE_LONG=1 the power is cut 50 times.
+// With APPLIANCE_LONG=1 the power is cut 50 times. APPLIANCE_ARCH=arm64 does it with the other image: in QEMU, too slow for every day.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createReadStream, statSync } from "node:fs";
+import { closeSync, createReadStream, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,8 +14,9 @@ import { scratch } from "../sim/agent.ts";
 import { startController, type Lab } from "../sim/controller/controller.ts";
 import { leasedShell } from "../sim/leased-shell.ts";
 import { missingClient } from "../sim/python-client.ts";
-import { ApplianceVm, missingMachine } from "./appliance-vm.ts";
+import { ApplianceVm, missingMachine, type Architecture } from "./appliance-vm.ts";
 
+const architecture: Architecture = process.env["APPLIANCE_ARCH"] === "arm64" ? "arm64" : "amd64";
 const isLong = process.env["APPLIANCE_LONG"] === "1";
 const cuts = Number(process.env["APPLIANCE_CUTS"] ?? (isLong ? 50 : 2));
 
@@ -23,14 +24,16 @@ const cuts = Number(process.env["APPLIANCE_CUTS"] ?? (isLong ? 50 : 2));
 const startLimitMs = 900_000;
 
 /** Where the machine and the clients on this host find the controller: of TEST-NET-1 (RFC 5737), on the loopback interface. */
-const meetingAddress = "192.0.2.77";
+const meetingAddress = { amd64: "192.0.2.77", arm64: "192.0.2.78" }[architecture];
 const loopback = (...words: string[]) => execFileSync("ip", ["address", ...words, `${meetingAddress}/32`, "dev", "lo"]);
 
 const needed = ["mmdebstrap", "mksquashfs", "/usr/sbin/sfdisk", "mcopy", "zstd"];
+if (architecture === "arm64" && process.arch !== "arm64")
+  needed.push("arch-test", "qemu-aarch64-static", "update-binfmts");
 const missing = missingPrograms(needed);
 const skip =
   (missing.length > 0 && `needs ${missing.join(", ")}`) ||
-  missingMachine("amd64") ||
+  missingMachine(architecture) ||
   (process.getuid?.() !== 0 && "needs root, for an address of its own");
 
 const exported = { power: { type: "jumpstarter_driver_power.driver.MockPower" } };
@@ -49,12 +52,12 @@ const digestOf = async (file: string) => {
   return hash.digest("hex");
 };
 
-describe("the appliance", { skip }, () => {
+describe(`the appliance (${architecture})`, { skip }, () => {
   let lab: Lab;
   let made: string;
   before(async () => {
     // Another one than that of this tree, for who looks for what is wrong.
-    made = process.env["APPLIANCE_IMAGE"] ?? cachedImage("amd64");
+    made = process.env["APPLIANCE_IMAGE"] ?? cachedImage(architecture);
     loopback("replace");
     lab = await startController({ address: meetingAddress });
     lab.addClient({ name: "ann" });
@@ -70,6 +73,7 @@ describe("the appliance", { skip }, () => {
   test("starts to Registered from its jumpstarter.yaml, and comes back whenever its power is cut", async (t) => {
     lab.addExporter({ name: "bench-7", labels: { board: "bench-7" } });
     const vm = new ApplianceVm({
+      architecture,
       image: join(made, "disk.img"),
       folder: scratch(t),
       files: { "jumpstarter.yaml": hostConfig(lab, "bench-7") },
@@ -87,6 +91,15 @@ describe("the appliance", { skip }, () => {
     const rootDigest = `head -c ${statSync(join(made, "root.squashfs")).size} $(findmnt -no SOURCE /) | sha256sum | cut -d ' ' -f 1`;
     const digest = `${await digestOf(join(made, "root.squashfs"))}\n`;
     assert.equal(await vm.must(rootDigest, startLimitMs), digest, "the root is what was made");
+
+    await t.test("the old table of partitions, which a Raspberry Pi 3 starts by, is what was made", async () => {
+      const table = Buffer.alloc(64);
+      const disk = openSync(join(made, "disk.img"), "r");
+      readSync(disk, table, 0, table.length, 446);
+      closeSync(disk);
+      const read = "dd if=/dev/vda bs=1 skip=446 count=64 status=none | base64 -w 0";
+      assert.equal(await vm.must(read), table.toString("base64"));
+    });
 
     await t.test("what jumpstarter.yaml says is in place", async () => {
       assert.equal(
