@@ -57,13 +57,14 @@ const machines = {
     program: "qemu-system-x86_64",
     words: ["-M", "q35,i8042=off", "-cpu", "max"],
     firmware: ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"],
-    shell: "/dev/ttyS1",
+    shell: { device: "isa-serial", port: "/dev/ttyS1" },
   },
   arm64: {
     program: "qemu-system-aarch64",
     words: ["-M", "virt", "-cpu", "cortex-a53"],
     firmware: ["/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"],
-    shell: "/dev/hvc0",
+    // The first one is a PL011, ttyAMA0. On a virtio console systemd starts a login of its own.
+    shell: { device: "pci-serial", port: "/dev/ttyS0" },
   },
 } as const;
 
@@ -130,9 +131,6 @@ export class ApplianceVm {
       "-smbios",
       `type=11,value=io.systemd.credential.binary:${name}=${Buffer.from(text).toString("base64")}`,
     ];
-    const secondPort = shell.startsWith("/dev/ttyS")
-      ? ["-device", "isa-serial,chardev=shell"]
-      : ["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=shell"];
     const child = spawn(
       "setpriv",
       [
@@ -154,8 +152,8 @@ export class ApplianceVm {
         ...["-drive", `if=none,id=disk,format=qcow2,cache=writeback,file=${this.#disk}`],
         ...["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"],
         ...["-netdev", `user,id=net${forwards.join("")}`, "-device", "virtio-net-pci,netdev=net,romfile="],
-        ...["-chardev", `socket,id=shell,path=${path}`, ...secondPort],
-        ...credential("systemd.extra-unit.test-shell.service", shellUnit(shell)),
+        ...["-chardev", `socket,id=shell,path=${path}`, "-device", `${shell.device},chardev=shell`],
+        ...credential("systemd.extra-unit.test-shell.service", shellUnit(shell.port)),
         ...credential("systemd.unit-dropin.sysinit.target~test", wanted),
         ...words,
       ],
