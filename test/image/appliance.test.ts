@@ -1,7 +1,6 @@
 // The image of the appliance, started in a virtual machine: from jumpstarter.yaml to a client's call, with the power cut now and then.
 // With APPLIANCE_LONG=1 the power is cut 50 times. APPLIANCE_ARCH=arm64 does it with the other image: in QEMU, too slow for every day.
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { closeSync, createReadStream, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -11,10 +10,11 @@ import { stringify } from "yaml";
 import { cachedImage } from "../../scripts/image.mjs";
 import { missingPrograms } from "../../scripts/programs.mjs";
 import { scratch } from "../sim/agent.ts";
-import { startController, type Lab } from "../sim/controller/controller.ts";
+import type { Lab } from "../sim/controller/controller.ts";
 import { leasedShell } from "../sim/leased-shell.ts";
 import { missingClient } from "../sim/python-client.ts";
 import { ApplianceVm, missingMachine, type Architecture } from "./appliance-vm.ts";
+import { startMeeting } from "./meeting.ts";
 
 const architecture: Architecture = process.env["APPLIANCE_ARCH"] === "arm64" ? "arm64" : "amd64";
 const isLong = process.env["APPLIANCE_LONG"] === "1";
@@ -22,10 +22,6 @@ const cuts = Number(process.env["APPLIANCE_CUTS"] ?? (isLong ? 50 : 2));
 
 /** An emulated machine starts in half a minute, and in many times that on a host that has much else to do. */
 const startLimitMs = 900_000;
-
-/** Where the machine and the clients on this host find the controller: of TEST-NET-1 (RFC 5737), on the loopback interface. */
-const meetingAddress = { amd64: "192.0.2.77", arm64: "192.0.2.78" }[architecture];
-const loopback = (...words: string[]) => execFileSync("ip", ["address", ...words, `${meetingAddress}/32`, "dev", "lo"]);
 
 const needed = ["mmdebstrap", "mksquashfs", "/usr/sbin/sfdisk", "mcopy", "zstd"];
 if (architecture === "arm64" && process.arch !== "arm64")
@@ -54,18 +50,14 @@ const digestOf = async (file: string) => {
 
 describe(`the appliance (${architecture})`, { skip }, () => {
   let lab: Lab;
+  let close = async (): Promise<void> => {};
   let made: string;
   before(async () => {
     // Another one than that of this tree, for who looks for what is wrong.
     made = process.env["APPLIANCE_IMAGE"] ?? cachedImage(architecture);
-    loopback("replace");
-    lab = await startController({ address: meetingAddress });
-    lab.addClient({ name: "ann" });
+    ({ lab, close } = await startMeeting(architecture === "amd64" ? "192.0.2.77" : "192.0.2.78"));
   });
-  after(async () => {
-    await lab.close();
-    loopback("delete");
-  });
+  after(() => close());
 
   const offline = (name: string) =>
     lab.waitFor(() => lab.exporter(name).statusStreams === 0, { what: `${name} to be gone`, timeoutMs: 60_000 });
