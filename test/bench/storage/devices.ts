@@ -27,7 +27,7 @@ interface Speed {
   readonly readBytesPerSecond: number;
 }
 
-/** A quick eMMC: slower than most of what boards boot from is written, and faster than SD cards are. */
+/** A quick eMMC; SD cards are slower. */
 const emmc: Speed = { writeBytesPerSecond: 60e6, readBytesPerSecond: 300e6 };
 /** As SATA and USB 3 let it. */
 const ssd: Speed = { writeBytesPerSecond: 300e6, readBytesPerSecond: 450e6 };
