@@ -16,6 +16,10 @@ export default tseslint.config(
       "@typescript-eslint/switch-exhaustiveness-check": "error",
       "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_", varsIgnorePattern: "^_" }],
       "no-console": "error",
+      "no-restricted-properties": [
+        "error",
+        { object: "AbortSignal", property: "any", message: "Use anySignal: agent/sys/any-signal.ts says why." },
+      ],
     },
   },
   {

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import type { Readable } from "node:stream";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { verifying, type Expected } from "../../bundles/oci/digest.ts";
 import { withRetries } from "../../bundles/oci/retry.ts";
 import type { Source } from "../../bundles/oci/source.ts";
@@ -18,7 +19,7 @@ export function blobStream(source: Source, expected: Expected, name: string, sig
   checked.on("error", () => {});
   const over = new AbortController();
   checked.once("close", () => over.abort());
-  const either = AbortSignal.any([signal, over.signal]);
+  const either = anySignal([signal, over.signal]);
   let bytes = 0;
   let atStart = 0;
   const attempt = async () => {

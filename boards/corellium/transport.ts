@@ -2,6 +2,7 @@ import { Agent, EnvHttpProxyAgent, request } from "undici";
 import type * as z from "zod";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
 import { apiBase, refusal } from "./protocol.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 const timeoutMs = 30_000;
 /** Its list of models has some 100 KiB. */
@@ -38,7 +39,7 @@ export function openApi(host: string, token: string): Api {
         dispatcher,
         // Minutes may pass until the next one.
         reset: true,
-        signal: AbortSignal.any([signal, deadline]),
+        signal: anySignal([signal, deadline]),
         headers: {
           authorization: `Bearer ${token}`,
           ...(body === undefined ? {} : { "content-type": "application/json" }),

@@ -22,6 +22,7 @@ import {
   type DoipMessage,
   type RoutingActivation,
 } from "./protocol.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 export interface DoipSettings {
   readonly host: string;
@@ -153,7 +154,7 @@ export class DoipConnection {
   /** The next diagnostic message of the ECU, or undefined when the time is over. @throws the reason when it is lost */
   receiveDiagnostic({ timeoutMs, signal }: WaitOptions): Promise<Uint8Array | undefined> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost);
-    return this.#inbox.wait({ timeoutMs, signal: AbortSignal.any([signal, this.#ended.signal]) });
+    return this.#inbox.wait({ timeoutMs, signal: anySignal([signal, this.#ended.signal]) });
   }
 
   /** Forgets what came and was not fetched. */

@@ -5,6 +5,7 @@ import { defineDriver, type Call, type Cancellable } from "../../agent/driver/dr
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { fileIntoStream, openNamelessFile } from "../../agent/stream/files.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { englishEnvironment, lastWords, runProgram } from "../../agent/sys/program.ts";
 import { Turns } from "../power/turns.ts";
 import { checkPresent, devicePath, isLocal, sharedPort } from "../serial/open.ts";
@@ -170,7 +171,7 @@ async function whileThere<T>(
     access(device).catch(() => gone.abort(new DeviceOffline(`serial port ${device} has gone while esptool used it`)));
   const timer = device.startsWith("/") ? setInterval(() => void look(), lookEveryMs) : undefined;
   try {
-    return await use(AbortSignal.any([signal, gone.signal]));
+    return await use(anySignal([signal, gone.signal]));
   } catch (error) {
     throw gone.signal.aborted ? gone.signal.reason : error;
   } finally {

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Readable } from "node:stream";
 import { EnvHttpProxyAgent, request, type Dispatcher } from "undici";
 import { AgentError, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { trustedCertificates } from "../../agent/sys/trusted-certificates.ts";
 import { authorization, parseChallenge } from "./digest.ts";
 import { isSamePlace, redirected, safeUrl, type Outgoing } from "./protocol.ts";
@@ -32,7 +33,7 @@ export interface Exchange {
  */
 export async function exchange(first: Outgoing, { timeoutMs, signal, ...options }: Exchange): Promise<string> {
   const limit = AbortSignal.timeout(timeoutMs);
-  const ended = AbortSignal.any([signal, limit]);
+  const ended = anySignal([signal, limit]);
   let dispatcher: Dispatcher | undefined;
   try {
     dispatcher = dispatcherFor(first.url, options.ca);

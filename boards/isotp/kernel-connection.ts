@@ -1,6 +1,7 @@
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline } from "../../agent/driver/errors.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import type { IsoTpSocket } from "../../agent/sys/isotp.ts";
 import { systemError } from "../../agent/sys/native.ts";
 import { problem, type Problem } from "./problem.ts";
@@ -56,7 +57,7 @@ export class KernelConnection {
    * @throws AgentError E_FAILED if the receiver did not take it; the signal's reason, with the message perhaps on its way
    */
   async send(message: Uint8Array, toEnd: boolean, signal: AbortSignal): Promise<void> {
-    const either = AbortSignal.any([signal, this.#closing.signal]);
+    const either = anySignal([signal, this.#closing.signal]);
     const before = this.#turn;
     const run = before.then(() => this.#sendNow(message, toEnd, either));
     this.#turn = run.catch(() => {});

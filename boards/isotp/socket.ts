@@ -2,6 +2,7 @@ import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { loadIsoTp } from "../../agent/sys/isotp.ts";
 import { checkInterface, inspectInterface } from "../can/socketcan.ts";
 import { isoTp } from "./interface.ts";
@@ -82,7 +83,7 @@ export default defineDriver({
           if (!params.blocking_send || seconds == null) return socket.send(data, params.blocking_send, signal);
           const timeout = AbortSignal.timeout(Math.round(Math.min(seconds * 1000, 0x7fff_ffff)));
           try {
-            await socket.send(data, true, AbortSignal.any([signal, timeout]));
+            await socket.send(data, true, anySignal([signal, timeout]));
           } catch (error) {
             if (!timeout.aborted || signal.aborted) throw error;
             throw new AgentError("E_FAILED", "Failed to send IsoTP frame in time", { cause: error });

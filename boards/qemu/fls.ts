@@ -6,6 +6,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { streamIntoFile } from "../../agent/stream/files.ts";
 import { findCredential } from "../../agent/stream/registry-credentials.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { withoutSecrets } from "../../agent/sys/program.ts";
 import { run, TimeoutExpired, type Output } from "../shell/process.ts";
 import type { QemuConfig } from "./config.ts";
@@ -99,7 +100,7 @@ export class Fls {
     const path = join(folder, "fls");
     if (!isAccessible(path, constants.X_OK)) {
       this.#log.info(`downloading fls${version === null ? "" : ` ${version}`}`);
-      await download(url, path, AbortSignal.any([signal, AbortSignal.timeout(downloadTimeoutMs)]));
+      await download(url, path, anySignal([signal, AbortSignal.timeout(downloadTimeoutMs)]));
     }
     return path;
   }

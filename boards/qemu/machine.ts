@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { loadTermios } from "../../agent/sys/termios.ts";
 import { Turns } from "../power/turns.ts";
 import { openTty } from "../serial/transport.ts";
@@ -170,7 +171,7 @@ export class QemuMachine {
   /** Done when the guest runs and its console is heard. Else nothing runs any more. */
   async #bringUp(process: QemuProcess, directory: string, outer: AbortSignal): Promise<Qmp> {
     const giveUp = new AbortController();
-    const signal = AbortSignal.any([outer, giveUp.signal]);
+    const signal = anySignal([outer, giveUp.signal]);
     const late = `${process.program} is not ready after ${this.#startTimeoutMs / 1_000} s`;
     const timer = setTimeout(() => giveUp.abort(new AgentError("E_TIMEOUT", late)), this.#startTimeoutMs);
     void process.exited.then(() => giveUp.abort(didNotStart(process)));

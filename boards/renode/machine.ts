@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { describeExit, findProgram, startProgram, type Exit, type Program } from "../../agent/sys/program.ts";
 import { Turns } from "../power/turns.ts";
 import type { RenodeConfig } from "./config.ts";
@@ -45,7 +46,7 @@ export class RenodeMachine {
     return this.#turns.take(signal, async () => {
       if (this.#running !== undefined) return this.#log.warn("already powered on, ignoring request");
       const running = await this.#spawn();
-      const either = AbortSignal.any([signal, running.over.signal]);
+      const either = anySignal([signal, running.over.signal]);
       try {
         const { machine_name: name, start_timeout_seconds: seconds, ...config } = this.#config;
         const monitor = await Monitor.connect(running.port, name, seconds * 1000, either);
@@ -110,7 +111,7 @@ export class RenodeMachine {
   #execute(command: string, signal: AbortSignal): Promise<string> {
     const running = this.#running;
     if (running?.monitor === undefined) throw new AgentError("E_FAILED", "Renode is not running");
-    return running.monitor.execute(command, AbortSignal.any([signal, running.over.signal]));
+    return running.monitor.execute(command, anySignal([signal, running.over.signal]));
   }
 
   async #spawn(): Promise<Running> {

@@ -6,6 +6,7 @@ import { AgentError, DeviceOffline, isSystemError, toAgentError } from "../../ag
 import * as lax from "../../agent/driver/lax.ts";
 import { decoded } from "../../agent/stream/codecs.ts";
 import { openNamelessFile, streamIntoFile } from "../../agent/stream/files.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { englishEnvironment, runProgram } from "../../agent/sys/program.ts";
 import { Turns } from "../power/turns.ts";
 import { ConfinedDirectory } from "../storage/store/confined.ts";
@@ -86,7 +87,7 @@ export default defineDriver({
           file,
           compression,
           folder,
-          AbortSignal.any([signal, AbortSignal.timeout(config.decompression_timeout * 1000)]),
+          anySignal([signal, AbortSignal.timeout(config.decompression_timeout * 1000)]),
         );
       } catch (error) {
         signal.throwIfAborted();

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { matchPaths } from "./glob.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 export interface DemuxerSettings {
   readonly demuxerPath: string;
@@ -74,7 +75,7 @@ export class Demuxer {
    */
   async console(target: string, timeoutMs: number, signal: AbortSignal): Promise<string> {
     const deadline = AbortSignal.timeout(timeoutMs);
-    const over = AbortSignal.any([signal, deadline, this.#closing.signal]);
+    const over = anySignal([signal, deadline, this.#closing.signal]);
     for (;;) {
       const path = this.#consoles.get(target);
       if (path !== undefined) return path;

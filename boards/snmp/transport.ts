@@ -4,6 +4,7 @@ import { lookup } from "node:dns/promises";
 import { AgentError, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import { errorName, request, type Binding, type Pdu, type Value } from "./protocol.ts";
 import type { Security } from "./security.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** A request is sent again after this long at first, then after longer each time. */
 const firstRetryMs = 1_000;
@@ -42,7 +43,7 @@ export interface Conversation {
 export async function converse<T>(operation: Operation, talk: (agent: Conversation) => Promise<T>): Promise<T> {
   const { host, port, timeoutMs, signal } = operation;
   const deadline = performance.now() + timeoutMs;
-  const ended = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
+  const ended = anySignal([signal, AbortSignal.timeout(timeoutMs)]);
   const left = () => deadline - performance.now();
   const { address, family } = await whileTimeLasts(resolve(host), operation, ended);
   // Connected: only the agent's datagrams come in, and a closed port is told.

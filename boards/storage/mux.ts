@@ -7,6 +7,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import type { FlashReceipt } from "../../agent/driver/receipt.ts";
 import type { CheckedResourceHandle } from "../../agent/driver/resource.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { stateDirectory } from "../../agent/sys/state-directory.ts";
 import type { DiskOptions } from "./block/disk.ts";
 import type { Progress } from "./block/progress.ts";
@@ -98,7 +99,7 @@ export function openMux(
   };
 
   const inTurn = async <T>(call: Cancellable, work: (signal: AbortSignal) => Promise<T>): Promise<T> => {
-    const signal = AbortSignal.any([call.signal, lease.signal, context.signal]);
+    const signal = anySignal([call.signal, lease.signal, context.signal]);
     const result = queue.run(signal, () => work(signal));
     ours.add(result);
     try {
@@ -201,7 +202,7 @@ export function openMux(
             last = progress;
             tell({ ...writeProgress(progress), receipt: null });
           };
-          const scope = { signal: AbortSignal.any([call.signal, signal]), log: call.log };
+          const scope = { signal: anySignal([call.signal, signal]), log: call.log };
           const flashed = await flash(scope, source, image ?? {}, { map, onProgress });
           error = flashed.error;
           return { ...writeProgress(last), receipt: withoutGaps(flashed.receipt) };
@@ -212,7 +213,7 @@ export function openMux(
         const sink = await lentSink(call, handle);
         yield* whileItRuns(async (tell, signal) => {
           const onProgress = (progress: Progress): void => tell({ ...onTheWire(progress), sha256: null });
-          const scope = { signal: AbortSignal.any([call.signal, signal]), log: call.log };
+          const scope = { signal: anySignal([call.signal, signal]), log: call.log };
           const { bytes, sha256 } = await dump(scope, sink, wanted?.format ?? "raw", onProgress);
           return { bytes, total_bytes: bytes, remaining_ms: 0, sha256 };
         });

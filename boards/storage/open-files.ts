@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Reader, Writer } from "./store/store.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** More files than any client needs, fewer than a process may have. */
 const maxOpen = 128;
@@ -65,7 +66,7 @@ export class OpenFiles {
     if (file === undefined) return work(undefined, signal);
     const ended = file.idle.then(() => {
       const isOpen = this.#open.has(fd);
-      return work(isOpen ? file : undefined, AbortSignal.any([signal, file.closing.signal]));
+      return work(isOpen ? file : undefined, anySignal([signal, file.closing.signal]));
     });
     file.idle = ended.catch(() => {});
     return ended;

@@ -3,6 +3,7 @@ import { defineDriver, type Call, type Finding } from "../../agent/driver/driver
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import { unsupported } from "../../agent/driver/interface.ts";
 import * as lax from "../../agent/driver/lax.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { power } from "../power/interface.ts";
 import { Turns } from "../power/turns.ts";
 import { plugName, readingOf, siblingTopic, stateOf } from "./topics.ts";
@@ -84,7 +85,7 @@ async function during<T>(
   let sentence = `${brokerName(broker)} did not answer`;
   const giveUp = () => limit.abort(new AgentError("E_TIMEOUT", `${sentence} within ${timeoutMs / 1000} s`));
   const timer = setTimeout(giveUp, timeoutMs);
-  const signal = AbortSignal.any([caller, limit.signal]);
+  const signal = anySignal([caller, limit.signal]);
   const attempt = async (): Promise<T | "cut"> => {
     const guest = await visit(broker, signal);
     try {

@@ -2,6 +2,7 @@ import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { busAddress, openBus } from "../can/open.ts";
 import { addressProblem, resolveAddress, type AddressFields } from "../isotp/address.ts";
 import { Inbox } from "../../agent/stream/inbox.ts";
@@ -101,7 +102,7 @@ export default defineDriver({
     const channel: DiagnosticChannel = {
       forgetReceived: () => inbox.clear(),
       send,
-      receive: ({ timeoutMs, signal }) => inbox.wait({ timeoutMs, signal: AbortSignal.any([signal, gone.signal]) }),
+      receive: ({ timeoutMs, signal }) => inbox.wait({ timeoutMs, signal: anySignal([signal, gone.signal]) }),
     };
     const conversation = new Conversation(
       async () => {

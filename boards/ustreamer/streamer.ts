@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { startProgram, type Exit, type Program } from "../../agent/sys/program.ts";
 
 /** It listens within 50 ms; a host that swaps may need seconds. */
@@ -75,7 +76,7 @@ class Run implements Running {
   }
 
   async listening(signal: AbortSignal): Promise<Listening> {
-    const over = AbortSignal.any([signal, this.#closing.signal]);
+    const over = anySignal([signal, this.#closing.signal]);
     while (this.#is("starting") && !over.aborted) await this.#change(over);
     signal.throwIfAborted();
     if (this.#closing.signal.aborted) throw new DeviceOffline("ustreamer was stopped");

@@ -13,6 +13,7 @@ import { video } from "./interface.ts";
 import { pictureSize } from "./protocol.ts";
 import { rewriteRequestHead } from "./request-head.ts";
 import { get, requirePicture } from "./transport.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** Cameras send people to another page now and then, but not in circles. */
 const mostRedirects = 3;
@@ -147,7 +148,7 @@ async function openConnection(
   encrypted.on("error", () => {});
   const deadline = AbortSignal.timeout(timeoutMs);
   try {
-    await once(encrypted, "secureConnect", { signal: AbortSignal.any([signal, deadline]) });
+    await once(encrypted, "secureConnect", { signal: anySignal([signal, deadline]) });
     return encrypted;
   } catch (error) {
     encrypted.destroy();

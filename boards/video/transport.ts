@@ -3,6 +3,7 @@ import { request, type Dispatcher } from "undici";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
 import { FirstPart } from "./multipart.ts";
 import { isPicture } from "./protocol.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** A client takes answers of 4 MiB, and a picture is a third larger as base64. */
 export const mostPictureBytes = 3_100_000;
@@ -39,7 +40,7 @@ export async function get({ mostBytes = mostPictureBytes, ...asked }: Asked): Pr
     } = await request(url, {
       dispatcher,
       headers: headers ?? {},
-      signal: AbortSignal.any([signal, deadline]),
+      signal: anySignal([signal, deadline]),
     });
     try {
       if (statusCode >= 300) {

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { AgentError, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { makeDirectoryDurably, syncDirectory, writeDurably } from "../../agent/stream/durable.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import type { TryLock } from "../../agent/sys/flock.ts";
 import type { Digest } from "../oci/digest.ts";
 import { isUnreachable } from "../oci/retry.ts";
@@ -178,7 +179,7 @@ export class BundleCache {
   async #get(wanted: Wanted): Promise<CachedBundle> {
     const { name } = wanted;
     const timeout = AbortSignal.timeout(pullTimeoutMs);
-    const signal = AbortSignal.any([this.#closing.signal, timeout]);
+    const signal = anySignal([this.#closing.signal, timeout]);
     let refusal: AgentError | undefined;
     const acceptedHere = async (digest: Digest): Promise<CachedBundle | undefined> => {
       const bundle = await this.#take(digest, signal);

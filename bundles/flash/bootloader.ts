@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError } from "../../agent/driver/errors.ts";
 import { ConsoleLost, type ConsoleDialog, type Heard } from "./console.ts";
 import { CommandLine, lastLines, literal } from "./shell.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 const commandTimeoutMs = 15_000;
 const dhcpTimeoutMs = 60_000;
@@ -58,7 +59,7 @@ export class Bootloader {
   async interrupt(signal: AbortSignal): Promise<void> {
     const found = this.console.expect(this.#prompt, { what: "U-Boot prompt", timeoutMs: promptTimeoutMs });
     const stop = new AbortController();
-    void this.#pressEscape(AbortSignal.any([signal, stop.signal]));
+    void this.#pressEscape(anySignal([signal, stop.signal]));
     try {
       await found;
     } finally {

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { BootFile, FlashReport } from "../../agent/driver/receipt.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { parseManifest, type FlasherManifest } from "../manifest.ts";
 import { Bootloader, type BoardAddress } from "./bootloader.ts";
 import { ConsoleDialog } from "./console.ts";
@@ -67,7 +68,7 @@ export async function flash(devices: FlashDevices, options: FlashOptions): Promi
   const timeline = new Timeline(options.events);
   const findings: Findings = { versions: { node: process.versions.node, ...options.versions } };
   const stop = new AbortController();
-  const signal = options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
+  const signal = options.signal === undefined ? stop.signal : anySignal([options.signal, stop.signal]);
 
   const staging = timeline.step("stage image", async (progress) => {
     const { image, exporter, driver } = options;

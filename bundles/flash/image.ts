@@ -5,6 +5,7 @@ import { AgentError } from "../../agent/driver/errors.ts";
 import type { ContentEncoding, ResourceHandle } from "../../agent/driver/resource.ts";
 import type { Calls } from "../../agent/driver/interface.ts";
 import { decoded } from "../../agent/stream/codecs.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import type { opendal } from "../../boards/storage/interface.ts";
 import type { ImageSource } from "./image-source.ts";
 
@@ -53,7 +54,7 @@ export async function stageImage(
   const name = `${prefix}${randomBytes(8).toString("hex")}.img`;
   if (owner !== undefined) await removeLeftovers(store.files, prefix);
   const stop = new AbortController();
-  const stopped = AbortSignal.any([signal, stop.signal]);
+  const stopped = anySignal([signal, stop.signal]);
   const given = new Meter();
   // An image that is not encoded need not be digested twice.
   const content = image.encoding === null ? given : new Meter();

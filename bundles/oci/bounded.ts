@@ -1,3 +1,4 @@
+import { anySignal } from "../../agent/sys/any-signal.ts";
 /**
  * Does something with each item, a few at a time, in order. The first failure stops the others and is thrown once
  * nothing is under way any more.
@@ -9,7 +10,7 @@ export async function forEachBounded<T>(
   work: (item: T, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const failed = new AbortController();
-  const either = AbortSignal.any([signal, failed.signal]);
+  const either = anySignal([signal, failed.signal]);
   const left = items[Symbol.iterator]();
   const worker = async () => {
     for (let next = left.next(); next.done !== true; next = left.next()) {

@@ -5,6 +5,7 @@ import { dutNetworkConfig, parseAddress, parseDnsEntry, withAddress, withDnsEntr
 import type { Names } from "./address-service.ts";
 import { dutNetwork } from "./interface.ts";
 import { Network } from "./network.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** A capture is a process; one board needs few of them. */
 const captureLimit = 8;
@@ -97,7 +98,7 @@ export default defineDriver({
           if (captures >= captureLimit) throw new AgentError("E_LIMIT", `${captureLimit} captures run already`);
           captures += 1;
           try {
-            const until = AbortSignal.any([signal, closing.signal]);
+            const until = anySignal([signal, closing.signal]);
             yield* capture(network.privileged, config.interface, args ?? [], until);
           } finally {
             captures -= 1;

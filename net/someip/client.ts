@@ -13,6 +13,7 @@ import {
   type SomeIpMessage,
 } from "./protocol.ts";
 import { nameOf, SomeIpSockets, type SomeIpSettings } from "./transport.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 export interface ClientSettings extends SomeIpSettings {
   /** The only peer, known without service discovery. */
@@ -68,7 +69,7 @@ export class SomeIpClient {
     const { to, interfaceVersion } = await this.#destination(serviceId, timeoutMs, signal);
     const sessionId = this.#nextSession();
     const request = { ...header(serviceId, methodId, payload), clientId, sessionId, interfaceVersion };
-    const end = AbortSignal.any([signal, this.#ended.signal]);
+    const end = anySignal([signal, this.#ended.signal]);
     let timer: NodeJS.Timeout | undefined;
     try {
       return await new Promise<SomeIpMessage>((resolve, reject) => {
@@ -169,7 +170,7 @@ export class SomeIpClient {
   }
 
   #until(signal: AbortSignal): AbortSignal {
-    return AbortSignal.any([signal, this.#ended.signal]);
+    return anySignal([signal, this.#ended.signal]);
   }
 
   #nextSession(): number {

@@ -4,6 +4,7 @@ import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { anyInstance, anyVersion, encodeDiscovery, entryTypes, type Endpoint, type SdEntry } from "./protocol.ts";
 import type { SomeIpSockets } from "./transport.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** An instance of a service, as it was offered. */
 export interface Offer {
@@ -78,7 +79,7 @@ export class Discovery {
   /** Asks until the service is offered. @returns nothing when the time is over. @throws the signal's reason */
   async find(serviceId: number, instanceId: number, timeoutMs: number, signal: AbortSignal): Promise<Offer[]> {
     const over = new AbortController();
-    const giveUp = AbortSignal.any([signal, over.signal]);
+    const giveUp = anySignal([signal, over.signal]);
     const offered = new Promise<void>((resolve) => {
       const watcher = () => {
         if (this.known(serviceId, instanceId).length > 0) resolve();

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { Duplex } from "node:stream";
 import ssh2, { type ConnectConfig, type ServerHostKeyAlgorithm } from "ssh2";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import type { HostKey } from "../ssh/known-hosts.ts";
 import { messagePort, type MessagePort } from "./transport.ts";
 
@@ -33,7 +34,7 @@ const goodbyeMs = 1_000;
 export async function logIn(options: DutOptions): Promise<Dut> {
   const { user, timeoutMs } = options;
   const late = AbortSignal.timeout(timeoutMs);
-  const signal = AbortSignal.any([options.signal, late]);
+  const signal = anySignal([options.signal, late]);
   const tooLate = () => new AgentError("E_TIMEOUT", `no login on the board within ${timeoutMs / 1_000} s`);
   const [privateKey, pinned] = await Promise.all([options.identity(), options.pinned()]);
   let socket: Duplex;

@@ -6,6 +6,7 @@ import { hostname } from "node:os";
 import { toAgentError } from "../../driver/errors.ts";
 import type { Logger } from "../../driver/log.ts";
 import type { RunningTransfer, ShownConsole } from "../../driver/shown.ts";
+import { anySignal } from "../../sys/any-signal.ts";
 import { transferStatus, type ExporterStatus } from "../exporter-status.ts";
 import { FlashLog } from "../flash-log.ts";
 import type { AgentMetrics } from "../metrics/agent-metrics.ts";
@@ -146,7 +147,7 @@ export async function serveOperations(operated: Operated, options: OperationsOpt
   ): Promise<Answer> {
     const over = new AbortController();
     response.once("close", () => over.abort());
-    const signal = AbortSignal.any([over.signal, AbortSignal.timeout(searchMs)]);
+    const signal = anySignal([over.signal, AbortSignal.timeout(searchMs)]);
     if (what === "read") return json(await readConsole(console, numberOf(words, "from", 1e15) ?? 0, signal));
     const text = words.get("text") ?? "";
     if (text === "" || text.length > 200) return refusal(400, "`text` is what to search for, up to 200 characters");
