@@ -87,10 +87,12 @@ test("the tree shows what is plugged in, and no longer what was pulled out", asy
   const serial = "000000000011";
   const plugged = await plugUsb(t, { vendorId: 0x0424, productId: 0x4050, serial, functions: [reader] });
   reader.insert(Buffer.alloc(4 * 2 ** 20));
-  const lines = await waitFor("the reader's card", async () => {
+  const lookAgain = async () => {
     const seen = outline(await pluggedIn("/sys"));
-    return seen.some((line) => line.includes("(4 MB)")) && seen;
-  });
+    if (!seen.some((line) => line.includes("(4 MB)"))) throw new Error(seen.join("\n"));
+    return seen;
+  };
+  const lines = await waitFor("the reader's card", lookAgain, emulatedLimitMs);
   const demand = (pattern: RegExp) =>
     assert.ok(
       lines.some((line) => pattern.test(line)),

@@ -64,8 +64,11 @@ export class Console {
   }
 
   choose(exporter, driver) {
-    this.#choice.value = JSON.stringify([exporter, driver]);
-    this.#open();
+    const wanted = JSON.stringify([exporter, driver]);
+    if (this.#choice.value !== wanted || !this.#isLive) {
+      this.#choice.value = wanted;
+      this.#open();
+    }
     byId("console").scrollIntoView();
     byId("lines").focus({ preventScroll: true });
   }

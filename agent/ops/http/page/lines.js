@@ -64,6 +64,9 @@ export class LineWindow {
   #begun;
   #bytes = 0;
   #follows = true;
+  /** Where it was, and the furthest that it could be. */
+  #top = 0;
+  #reach = 0;
   #drawing = false;
   #wanted = "";
   #target;
@@ -129,6 +132,7 @@ export class LineWindow {
   followEnd() {
     this.#follows = true;
     this.#onFollow(true);
+    this.#view.scrollTop = this.#view.scrollHeight;
     this.draw();
   }
 
@@ -144,7 +148,13 @@ export class LineWindow {
   #draw() {
     const view = this.#view;
     const total = this.#size();
-    if (this.#follows) view.scrollTop = view.scrollHeight;
+    // Only when the end has moved: whoever scrolls there smoothly gets there without help.
+    const reach = view.scrollHeight - view.clientHeight;
+    if (this.#follows && reach !== this.#reach) {
+      view.scrollTop = view.scrollHeight;
+      this.#top = view.scrollTop;
+    }
+    this.#reach = reach;
     // It may have become shorter than the place that was scrolled to.
     const first = Math.min(total, Math.max(0, Math.floor(view.scrollTop / rowHeight) - margin));
     const last = Math.min(total, first + Math.ceil(view.clientHeight / rowHeight) + 2 * margin);
@@ -196,10 +206,17 @@ export class LineWindow {
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#view;
-    const atEnd = scrollHeight - scrollTop - clientHeight < 2 * rowHeight;
-    if (atEnd !== this.#follows) {
-      this.#follows = atEnd;
-      this.#onFollow(atEnd);
+    const reach = scrollHeight - clientHeight;
+    const moved = scrollTop - this.#top;
+    this.#top = scrollTop;
+    if (moved === 0) return;
+    // The first pixel upwards is from somebody who wants to read: a browser scrolls smoothly, and would be pulled back to the end after it.
+    // A text that has become shorter is moved by nobody.
+    const isLeaving = moved < 0 && reach >= this.#reach;
+    const follows = !isLeaving && reach - scrollTop < 2 * rowHeight;
+    if (follows !== this.#follows) {
+      this.#follows = follows;
+      this.#onFollow(follows);
     }
     this.draw();
   }
