@@ -90,6 +90,7 @@ function screen(
       `  ${exporter.exporter.padEnd(width)}  ${state}${who}${reach}`,
       ...driverLines(exporter, all).map((line) => `  ${"".padEnd(width)}    ${line}`),
       ...exporter.transfers.map((transfer) => `  ${"".padEnd(width)}    ${transferLine(transfer)}`),
+      ...exporter.flashing.map((flash) => `  ${"".padEnd(width)}    ${flashingLine(flash)}`),
     ];
   });
   const last = flashes.slice(0, mostFlashes).map(flashLine);
@@ -105,11 +106,28 @@ function driverLines({ drivers, offline }: Exporter, all: boolean): string[] {
   });
 }
 
+/** `storage os.raw.xz to /dev/sda: write, 120.0 MB of 2.0 GB, 6 %, 30 s left` */
+function flashingLine(flash: Exporter["flashing"][number]): string {
+  const { driver, image, target, step, movedBytes, sizeBytes, remainingSeconds } = flash;
+  const where = target === null ? "" : ` to ${target}`;
+  const seconds = remainingSeconds ?? 0;
+  const time = seconds < 60 ? `${seconds} s` : durationText(seconds * 1_000);
+  const left = remainingSeconds === null ? "" : `, ${time} left`;
+  const far = movedBytes === 0 && sizeBytes === null ? "" : `, ${amount(movedBytes, sizeBytes)}${left}`;
+  return `${driver} ${image ?? "a stream"}${where}: ${step}${far}`;
+}
+
+/** `4.2 MB of 8.4 MB, 50 %` */
+function amount(movedBytes: number, sizeBytes: number | null): string {
+  const of = sizeBytes === null ? "" : ` of ${sizeText(sizeBytes)}`;
+  const percent = sizeBytes ? `, ${Math.floor((movedBytes / sizeBytes) * 100)} %` : "";
+  return `${sizeText(movedBytes)}${of}${percent}`;
+}
+
 function transferLine(transfer: Exporter["transfers"][number]): string {
   const { protocol, peer, name, direction, sizeBytes, movedBytes, seconds } = transfer;
-  const of = sizeBytes === null ? "" : ` of ${sizeText(sizeBytes)}, ${Math.floor((movedBytes / sizeBytes) * 100)} %`;
   const way = direction === "to-board" ? "to" : "from";
-  return `${protocol} ${name} ${way} ${peer}: ${sizeText(movedBytes)}${of} in ${seconds.toFixed(1)} s`;
+  return `${protocol} ${name} ${way} ${peer}: ${amount(movedBytes, sizeBytes)} in ${seconds.toFixed(1)} s`;
 }
 
 function flashLine({ exporter, verdict, startedAt, durationMs, image, target, failure }: FlashSummary): string {

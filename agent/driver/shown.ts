@@ -24,6 +24,24 @@ export interface EndedTransfer extends Pick<RunningTransfer, "protocol" | "direc
   readonly outcome: "complete" | "refused" | "aborted" | "failed";
 }
 
+/** A medium that this host is writing. */
+export interface RunningFlash {
+  /** As its client named it; undefined for a stream. */
+  readonly image: string | undefined;
+  /** Path of the disk; undefined until it has appeared. */
+  readonly target: string | undefined;
+  /** Where it is, in the words of receipts: `write`, `verify`, … */
+  readonly step: string;
+  /** Of this step. */
+  readonly movedBytes: number;
+  /** Undefined where it is not known yet, or the step moves nothing. */
+  readonly sizeBytes: number | undefined;
+  /** Estimated, of this step. */
+  readonly remainingMs: number | undefined;
+  /** By the monotonic clock of `performance.now()`. */
+  readonly startedMs: number;
+}
+
 /** A piece of a console's record: what the board printed, whole lines or a part of one, or what happened around it. */
 export interface ConsoleEntry {
   /** Counts the entries of a console, over restarts of the agent too. */
@@ -57,5 +75,6 @@ export interface ShownConsole {
 /** What one driver shows now. */
 export interface Shown {
   readonly transfers?: readonly RunningTransfer[];
+  readonly flash?: RunningFlash | undefined;
   readonly console?: ShownConsole;
 }

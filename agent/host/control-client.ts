@@ -117,5 +117,19 @@ export const statusAnswer = z.array(
         }),
       )
       .default([]),
+    flashing: z
+      .array(
+        z.object({
+          driver: z.string(),
+          image: z.string().nullable(),
+          target: z.string().nullable(),
+          step: z.string(),
+          movedBytes: z.number(),
+          sizeBytes: z.number().nullable(),
+          remainingSeconds: z.number().nullable(),
+          seconds: z.number(),
+        }),
+      )
+      .default([]),
   }),
 );

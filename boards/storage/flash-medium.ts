@@ -7,6 +7,7 @@ import type {
   FlashTarget,
   ReceiptKeeper,
 } from "../../agent/driver/receipt.ts";
+import type { RunningFlash } from "../../agent/driver/shown.ts";
 import type { Progress } from "./block/progress.ts";
 import type { WriteReport } from "./block/write.ts";
 
@@ -24,23 +25,42 @@ export interface Flashed {
   readonly error: AgentError | undefined;
 }
 
+export interface FlashOptions extends Pick<FlashStart, "driver" | "image"> {
+  readonly receipts: ReceiptKeeper;
+  /** Told how far it is; undefined when it is over. */
+  readonly show: (flash: RunningFlash | undefined) => void;
+}
+
 /** Has an image written and makes the receipt of it, whatever happens. Does not reject. */
 export async function flashMedium(
-  { receipts, driver, image }: { readonly receipts: ReceiptKeeper } & Pick<FlashStart, "driver" | "image">,
+  { receipts, driver, image, show }: FlashOptions,
   write: (events: FlashEvents) => Promise<WriteReport>,
 ): Promise<Flashed> {
   const start: FlashStart = { startedAt: new Date().toISOString(), driver, method: "block", image };
   const started = await receipts.begin(start);
   const steps = new Steps("prepare");
   let target: FlashTarget | undefined;
+  const startedMs = performance.now();
+  const tell = ({ bytes = 0, totalBytes, remainingMs }: Partial<Progress> = {}): void => {
+    const progress = { step: steps.current, movedBytes: bytes, sizeBytes: totalBytes, remainingMs };
+    show({ image: image.name, target: target?.path, ...progress, startedMs });
+  };
+  const enter = (step: string): void => {
+    steps.enter(step);
+    tell();
+  };
   const events: FlashEvents = {
-    enter: (step) => steps.enter(step),
+    enter,
     onReady(found) {
       target = found;
-      steps.enter("write");
+      enter("write");
     },
-    onProgress: ({ phase, bytes }) => steps.progress(phase, bytes),
+    onProgress(progress) {
+      steps.progress(progress.phase, progress.bytes);
+      tell(progress);
+    },
   };
+  tell();
   try {
     const report = await write(events);
     const receipt = await started.end({ ...start, ...written(report, image), ...steps.end("ok") });
@@ -50,6 +70,8 @@ export async function flashMedium(
     const failure = { step: steps.current, code: error.code, message: error.message };
     const receipt = await started.end({ ...start, verdict: "failed", failure, target, ...steps.end("failed") });
     return { receipt, error };
+  } finally {
+    show(undefined);
   }
 }
 

@@ -4,6 +4,7 @@ import type { Readable, Writable } from "node:stream";
 import type { Call, Cancellable, OpenContext, OpenDriver } from "../../agent/driver/driver.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
+import type { RunningFlash } from "../../agent/driver/shown.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import type { FlashReceipt } from "../../agent/driver/receipt.ts";
 import type { CheckedResourceHandle } from "../../agent/driver/resource.ts";
@@ -77,7 +78,9 @@ export interface MuxHardware {
 }
 
 /** A mux that is open: what a driver's `open` returns. */
-export type Mux = Required<Pick<OpenDriver<typeof imageStorageMux>, "methods" | "release" | "close" | "check">>;
+export type Mux = Required<
+  Pick<OpenDriver<typeof imageStorageMux>, "methods" | "release" | "close" | "check" | "shows">
+>;
 
 /**
  * Gives a mux its methods: those that write and read switch to the host first and leave it there, as clients expect. Each write makes a
@@ -118,6 +121,8 @@ export function openMux(
     absent: "SD card disk did not become available on host within storage_timeout",
   };
 
+  let running: RunningFlash | undefined;
+
   const remembered = writtenBlocksIn(join(stateDirectory(), "written-blocks"), context.log);
 
   const flash = (
@@ -135,6 +140,7 @@ export function openMux(
           receipts: context.receipts,
           driver: context.path,
           image: { name: image.name ?? undefined, bytes: image.bytes ?? undefined, encoding: null },
+          show: (flash) => (running = flash),
         },
         async ({ enter, onReady, onProgress: onStep }) => {
           const bmap = map === undefined ? undefined : parseBmap(await readAll(map));
@@ -219,6 +225,7 @@ export function openMux(
         });
       },
     },
+    shows: () => ({ flash: running }),
     async check() {
       if (!queue.isBusy) await hardware.check?.();
     },

@@ -28,7 +28,7 @@ async function samples(registry: Registry): Promise<Map<string, number>> {
 
 const exporterStatus = (more: Partial<ExporterStatus> = {}): ExporterStatus => ({
   ...{ exporter: "test", config: "", state: "available", registered: true, online: true, connections: 2 },
-  ...{ lease: null, client: null, leaseSince: null, offline: [], drivers: [], transfers: [], ...more },
+  ...{ lease: null, client: null, leaseSince: null, offline: [], drivers: [], transfers: [], flashing: [], ...more },
 });
 
 describe("registry", () => {

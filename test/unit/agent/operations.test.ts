@@ -22,7 +22,7 @@ const token = "0123456789abcdef0123456789abcdef";
 function status(exporter: string, more: Partial<ExporterStatus> = {}): ExporterStatus {
   return {
     ...{ exporter, config: "", state: "available", registered: true, online: true, connections: 1 },
-    ...{ lease: null, client: null, leaseSince: null, offline: [], drivers: [], transfers: [] },
+    ...{ lease: null, client: null, leaseSince: null, offline: [], drivers: [], transfers: [], flashing: [] },
     ...more,
   };
 }

@@ -1,4 +1,4 @@
-/** Tiles, exporters and transfers. */
+/** Tiles, exporters, and what goes on. */
 import { byId, durationText, make, showList, sizeText, timeText } from "./elements.js";
 
 /** How a state looks, and is called. */
@@ -131,31 +131,49 @@ function driverItem(exporter, { driver, type, offline, console }, openConsole) {
   );
 }
 
-export function showTransfers({ exporters, transfers }) {
+/** What goes on now: media that are written, and files on their way. */
+export function showRunning({ exporters, transfers }) {
   const all = [
-    ...transfers.map((transfer) => ({ exporter: "", ...transfer })),
-    ...exporters.flatMap(({ exporter, transfers: own }) => own.map((transfer) => ({ exporter, ...transfer }))),
+    ...exporters.flatMap(({ exporter, flashing }) => flashing.map((flash) => flashRow(exporter, flash))),
+    ...transfers.map((transfer) => transferRow("", transfer)),
+    ...exporters.flatMap(({ exporter, transfers: own }) => own.map((transfer) => transferRow(exporter, transfer))),
   ];
-  byId("transfers").hidden = all.length === 0;
-  showList(
-    byId("transfer-list"),
-    all,
-    ({ protocol, peer, name }) => `${protocol} ${peer} ${name}`,
-    (transfer, former) => transferItem(transfer, former),
-  );
+  byId("running").hidden = all.length === 0;
+  showList(byId("running-list"), all, ({ key }) => key, runningItem);
 }
 
-function transferItem({ exporter, protocol, peer, name, direction, sizeBytes, movedBytes, seconds }, former) {
-  const item = former ?? make("li", { class: "transfer" }, make("div"), make("progress"), make("div"));
-  const [what, bar, much] = item.children;
+function transferRow(exporter, { protocol, peer, name, direction, sizeBytes, movedBytes, seconds }) {
   const way = direction === "to-board" ? "to" : "from";
   const rate = seconds > 0 ? `, ${sizeText(movedBytes / seconds)}/s` : "";
+  return {
+    key: `${protocol} ${peer} ${name}`,
+    name,
+    about: `${protocol.toUpperCase()} ${way} ${peer}${exporter && `, ${exporter}`}`,
+    label: `${name} ${way} ${peer}`,
+    ...{ movedBytes, sizeBytes },
+    end: `${rate}, ${durationText(seconds)}`,
+  };
+}
+
+function flashRow(exporter, { driver, image, target, step, movedBytes, sizeBytes, remainingSeconds }) {
+  const name = image ?? "A stream";
+  const where = target === null ? "" : ` to ${target}`;
+  return {
+    key: `flash ${exporter} ${driver}`,
+    name: `${name}${where}`,
+    about: `${exporter}: ${driver}, ${step}`,
+    label: `${exporter}: ${step} of ${name}`,
+    ...{ movedBytes, sizeBytes },
+    end: remainingSeconds === null ? "" : `, ${durationText(remainingSeconds)} left`,
+  };
+}
+
+function runningItem({ name, about, label, movedBytes, sizeBytes, end }, former) {
+  const item = former ?? make("li", { class: "running" }, make("div"), make("progress"), make("div"));
+  const [what, bar, much] = item.children;
   what.className = "what";
-  what.replaceChildren(
-    make("strong", {}, name),
-    make("div", { class: "soft small" }, `${protocol.toUpperCase()} ${way} ${peer}${exporter && `, ${exporter}`}`),
-  );
-  bar.setAttribute("aria-label", `${name} ${way} ${peer}`);
+  what.replaceChildren(make("strong", {}, name), make("div", { class: "soft small" }, about));
+  bar.setAttribute("aria-label", label);
   if (sizeBytes === null) bar.removeAttribute("value");
   else {
     bar.max = Math.max(1, sizeBytes);
@@ -163,6 +181,6 @@ function transferItem({ exporter, protocol, peer, name, direction, sizeBytes, mo
   }
   much.className = "much small";
   const of = sizeBytes === null ? "" : ` of ${sizeText(sizeBytes)}`;
-  much.textContent = `${sizeText(movedBytes)}${of}${rate}, ${durationText(seconds)}`;
+  much.textContent = `${sizeText(movedBytes)}${of}${end}`;
   return item;
 }

@@ -1,7 +1,7 @@
 /** The status page: follows what the agent tells, and shows it. */
 import { Console } from "./console.js";
 import { ask, byId, durationText } from "./elements.js";
-import { showExporters, showTiles, showTransfers } from "./exporters.js";
+import { showExporters, showTiles, showRunning } from "./exporters.js";
 import { followAudit, showFlashes } from "./flashes.js";
 
 /** A lost connection is tried again after this. */
@@ -15,7 +15,7 @@ function show() {
   tellAgent();
   showTiles(overview);
   showExporters(overview, byId("filter").value, (exporter, driver) => serialConsole.choose(exporter, driver));
-  showTransfers(overview);
+  showRunning(overview);
   serialConsole.offer(overview);
   showFlashes(overview);
 }
