@@ -1,7 +1,6 @@
-import { readFile } from "node:fs/promises";
-import { createSecureContext } from "node:tls";
-import { AgentError, toAgentError } from "../driver/errors.ts";
+import { AgentError } from "../driver/errors.ts";
 import type { Given, Options } from "./command.ts";
+import { readNamed, readTls, type TlsFiles } from "./tls-files.ts";
 
 const group = "Listeners (direct mode)";
 
@@ -34,7 +33,7 @@ export const listenerOptions = {
 export interface TcpListener {
   readonly host: string;
   readonly port: number;
-  readonly tls?: { readonly cert: Buffer; readonly key: Buffer };
+  readonly tls?: TlsFiles;
   readonly passphrase?: string;
 }
 
@@ -74,7 +73,7 @@ export async function readListeners(
     tcp: {
       host,
       port,
-      ...(cert === undefined || key === undefined ? {} : { tls: await readTls(cert, key) }),
+      ...(cert === undefined || key === undefined ? {} : { tls: await readTls("--tls", cert, key) }),
       ...(passphrase === undefined ? {} : { passphrase }),
     },
   };
@@ -111,29 +110,4 @@ async function readPassphrase(
     throw new AgentError("E_USAGE", "the passphrase must consist of printable ASCII characters");
   }
   return passphrase;
-}
-
-async function readTls(certFile: string, keyFile: string): Promise<{ cert: Buffer; key: Buffer }> {
-  const cert = await readNamed("--tls-cert", certFile);
-  const key = await readNamed("--tls-key", keyFile);
-  // Each alone first, so that the message names the right file.
-  const check = (what: string, parts: { cert?: Buffer; key?: Buffer }) => {
-    try {
-      createSecureContext(parts);
-    } catch (thrown) {
-      throw new AgentError("E_CONFIG", `${what} (${(thrown as Error).message})`, { cause: thrown });
-    }
-  };
-  check(`--tls-cert: ${certFile} is not a PEM certificate`, { cert });
-  check(`--tls-key: ${keyFile} is not a PEM private key without a password`, { key });
-  check(`--tls-key: ${keyFile} does not belong to the certificate ${certFile}`, { cert, key });
-  return { cert, key };
-}
-
-async function readNamed(option: string, file: string): Promise<Buffer> {
-  try {
-    return await readFile(file);
-  } catch (thrown) {
-    throw new AgentError("E_USAGE", `${option}: ${toAgentError(thrown).message}`, { cause: thrown });
-  }
 }

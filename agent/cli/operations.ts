@@ -7,6 +7,7 @@ import { isLoopback } from "../ops/http/access.ts";
 import type { Operated } from "../ops/http/listener.ts";
 import type { Given, Options } from "./command.ts";
 import { parseListener } from "./listeners.ts";
+import { readTls, type TlsFiles } from "./tls-files.ts";
 
 const group = "Operations";
 
@@ -14,7 +15,7 @@ export const operationsOptions = {
   operations: {
     type: "string",
     value: "[HOST:]PORT",
-    help: "serve metrics, health and the status page over HTTP; on 127.0.0.1 unless HOST says otherwise",
+    help: "serve metrics, health and the status page; on 127.0.0.1 unless HOST says otherwise",
     group,
   },
   "operations-token-file": {
@@ -23,6 +24,13 @@ export const operationsOptions = {
     help: "who reads must show this file's first line; needed for a HOST that others reach",
     group,
   },
+  "operations-cert": {
+    type: "string",
+    value: "PATH",
+    help: "serve it over HTTPS: certificate chain (PEM)",
+    group,
+  },
+  "operations-key": { type: "string", value: "PATH", help: "private key of the certificate (PEM)", group },
   "operations-name": {
     type: "string",
     value: "NAME",
@@ -38,6 +46,8 @@ export interface OperationsWords {
   readonly port: number;
   readonly token: string | undefined;
   readonly names: readonly string[];
+  /** Undefined: plain HTTP. */
+  readonly tls: TlsFiles | undefined;
 }
 
 /** Of the unit's `LoadCredential=`. */
@@ -53,10 +63,11 @@ export async function readOperations(
   given: Given<typeof operationsOptions>,
   env: NodeJS.ProcessEnv,
 ): Promise<OperationsWords | undefined> {
-  const [address, file, names = []] = [given.operations, given["operations-token-file"], given["operations-name"]];
+  const { operations: address, "operations-token-file": file, "operations-name": names = [] } = given;
+  const { "operations-cert": certFile, "operations-key": keyFile } = given;
   if (address === undefined) {
-    if (file === undefined && names.length === 0) return undefined;
-    throw new AgentError("E_USAGE", "--operations-token-file and --operations-name mean nothing without --operations");
+    if ([file, certFile, keyFile].every((path) => path === undefined) && names.length === 0) return undefined;
+    throw new AgentError("E_USAGE", "--operations-token-file, -cert, -key and -name mean nothing without --operations");
   }
   const { host, port } = parseListener(/:/.test(address) ? address : `127.0.0.1:${address}`, "--operations");
   const token = await readToken(file, env);
@@ -65,7 +76,12 @@ export async function readOperations(
       hint: "--operations-token-file PATH, or 127.0.0.1 as the address",
     });
   }
-  return { host, port, token, names };
+  if ((certFile === undefined) !== (keyFile === undefined)) {
+    throw new AgentError("E_USAGE", "--operations-cert and --operations-key go together");
+  }
+  const tls =
+    certFile === undefined || keyFile === undefined ? undefined : await readTls("--operations", certFile, keyFile);
+  return { host, port, token, names, tls };
 }
 
 async function readToken(given: string | undefined, env: NodeJS.ProcessEnv): Promise<string | undefined> {
@@ -104,7 +120,11 @@ export async function startOperations(words: OperationsWords, operated: Operated
     throw new AgentError("E_USAGE", `--operations: ${toAgentError(thrown).message}`, { cause: thrown });
   });
   const host = words.host.includes(":") ? `[${words.host}]` : words.host;
-  log.info(`metrics, health and the status page are at http://${host}:${listener.port}/`);
+  const scheme = words.tls === undefined ? "http" : "https";
+  log.info(`metrics, health and the status page are at ${scheme}://${host}:${listener.port}/`);
+  if (words.tls === undefined && !isLoopback(words.host)) {
+    log.warn("whoever listens in the network can read the token of --operations: --operations-cert gives it TLS");
+  }
   return listener;
 }
 

@@ -40,7 +40,14 @@ async function start(t: TestContext) {
     ...{ metrics: createMetrics("1.2.3", exporters), receipts: undefined, audit: undefined },
   };
   const log = new LogBus().logger({ source: "system", logger: "test" });
-  const listener = await serveOperations(operated, { host: "127.0.0.1", port: 0, token: undefined, names: [], log });
+  const listener = await serveOperations(operated, {
+    host: "127.0.0.1",
+    port: 0,
+    token: undefined,
+    names: [],
+    tls: undefined,
+    log,
+  });
   t.after(() => listener.close());
   const client = await connect({ host: socketPath });
   t.after(() => client.close());

@@ -29,8 +29,13 @@ export function isLoopback(host: string): boolean {
 /**
  * @param token undefined: everybody who reaches the listener may read
  * @param names by which it is reached, beside addresses, `localhost` and the host's own names
+ * @param isSecure whether it is reached over TLS only
  */
-export function createAccess(token: string | undefined, names: readonly string[]): Access {
+export function createAccess(
+  token: string | undefined,
+  names: readonly string[],
+  { isSecure }: { readonly isSecure: boolean },
+): Access {
   // Digests are of one length, whatever was shown; and what the cookie says is worth nothing after a restart.
   const key = randomBytes(32);
   const digest = (text: string) => createHmac("sha256", key).update(text).digest();
@@ -52,7 +57,8 @@ export function createAccess(token: string | undefined, names: readonly string[]
       const cookie = cookieOf(headers.cookie ?? "");
       return cookie !== undefined && timingSafeEqual(digest(cookie), expectedSession);
     },
-    cookie: () => `${cookieName}=${session}; Path=/; Max-Age=${cookieSeconds}; HttpOnly; SameSite=Strict`,
+    cookie: () =>
+      `${cookieName}=${session}; Path=/; Max-Age=${cookieSeconds}; HttpOnly; SameSite=Strict${isSecure ? "; Secure" : ""}`,
   };
 }
 

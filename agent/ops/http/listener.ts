@@ -1,6 +1,7 @@
 /** What a host's operator reads of an agent, over HTTP: metrics, health, and a page. Nothing here changes anything. */
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { hostname } from "node:os";
 import { toAgentError } from "../../driver/errors.ts";
@@ -41,6 +42,8 @@ export interface OperationsOptions {
   readonly token: string | undefined;
   /** Names by which it is reached, beside addresses and the host's own. */
   readonly names: readonly string[];
+  /** PEM; undefined: plain HTTP. */
+  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | undefined;
   readonly log: Logger;
   /** Times of the server's limits, for tests. */
   readonly headersMs?: number;
@@ -62,9 +65,9 @@ const prometheusText = "text/plain; version=0.0.4; charset=utf-8";
 
 /** @throws AgentError E_IO if the address cannot be listened on */
 export async function serveOperations(operated: Operated, options: OperationsOptions): Promise<OperationsListener> {
-  const { host, token, names, log, headersMs = 5_000 } = options;
+  const { host, token, names, tls, log, headersMs = 5_000 } = options;
   const { metrics, receipts } = operated;
-  const access = createAccess(token, [...names, host]);
+  const access = createAccess(token, [...names, host], { isSecure: tls !== undefined });
   const flashLog = receipts && new FlashLog(receipts, metrics.flashed);
   // What is there already is not counted, so it is looked at before the first scrape.
   void flashLog?.look();
@@ -182,17 +185,19 @@ export async function serveOperations(operated: Operated, options: OperationsOpt
     }
   }
 
-  const server = createServer(
-    {
-      headersTimeout: headersMs,
-      requestTimeout: 2 * headersMs,
-      connectionsCheckingInterval: Math.min(5_000, headersMs),
-      keepAliveTimeout: 5_000,
-      maxHeaderSize: 8 * 1024,
-      noDelay: true,
-    },
-    (request, response) => void serve(request, response),
-  );
+  const limits = {
+    headersTimeout: headersMs,
+    requestTimeout: 2 * headersMs,
+    connectionsCheckingInterval: Math.min(5_000, headersMs),
+    keepAliveTimeout: 5_000,
+    maxHeaderSize: 8 * 1024,
+    noDelay: true,
+  };
+  const listen = (request: IncomingMessage, response: ServerResponse): void => void serve(request, response);
+  const server =
+    tls === undefined
+      ? createServer(limits, listen)
+      : createTlsServer({ ...limits, ...tls, minVersion: "TLSv1.2", handshakeTimeout: headersMs }, listen);
   server.maxConnections = mostConnections;
   server.maxRequestsPerSocket = 1_000;
   server.timeout = silenceMs;

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { request } from "node:http";
+import { request, type IncomingMessage } from "node:http";
+import { request as requestOverTls, type RequestOptions } from "node:https";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
 import { text } from "node:stream/consumers";
 import { readOperations } from "../../../agent/cli/operations.ts";
+import type { TlsFiles } from "../../../agent/cli/tls-files.ts";
 import type { AgentError } from "../../../agent/driver/errors.ts";
 import { LogBus } from "../../../agent/driver/log.ts";
 import type { ConsoleEntry, ShownConsole } from "../../../agent/driver/shown.ts";
@@ -16,6 +18,7 @@ import { serveOperations, type Operated } from "../../../agent/ops/http/listener
 import type { ExporterStatus } from "../../../agent/ops/exporter-status.ts";
 import { createMetrics } from "../../../agent/ops/metrics/agent-metrics.ts";
 import { scratch } from "../../sim/agent.ts";
+import { createAuthority } from "../../sim/certificates.ts";
 
 const token = "0123456789abcdef0123456789abcdef";
 
@@ -35,6 +38,7 @@ async function listen(
     exporters?: ExporterStatus[];
     console?: ShownConsole;
     audit?: string;
+    tls?: TlsFiles;
     headersMs?: number;
   } = {},
 ) {
@@ -51,6 +55,7 @@ async function listen(
   const log = new LogBus().logger({ source: "system", logger: "test" });
   const listener = await serveOperations(operated, {
     ...{ host: "127.0.0.1", port: 0, token: options.token, names: ["rack.lab.example"], log },
+    tls: options.tls,
     ...(options.headersMs === undefined ? {} : { headersMs: options.headersMs }),
   });
   t.after(() => listener.close());
@@ -113,6 +118,30 @@ describe("operations listener", () => {
     // Another agent with the same token has another key.
     const other = await listen(t, { token });
     assert.equal((await other.ask("/status", { cookie: value })).status, 401);
+  });
+
+  test("with a certificate it speaks TLS only, and its cookie goes nowhere else", async (t) => {
+    const authority = await createAuthority(scratch(t));
+    const { certificate, key } = await authority.serverCertificate();
+    const { port } = await listen(t, { token, tls: { cert: Buffer.from(certificate), key: Buffer.from(key) } });
+    const ask = (options: RequestOptions) =>
+      new Promise<IncomingMessage>((resolve, reject) => {
+        const headers = { authorization: `Bearer ${token}` };
+        const all = { host: "127.0.0.1", port, path: "/session", headers, ca: authority.certificate, agent: false };
+        requestOverTls({ ...all, ...options }, (response) => resolve(response.resume()))
+          .once("error", reject)
+          .end();
+      });
+    const { statusCode, headers } = await ask({});
+    assert.equal(statusCode, 200);
+    assert.match(String(headers["set-cookie"]), /; HttpOnly; SameSite=Strict; Secure$/);
+    assert.equal((await ask({ maxVersion: "TLSv1.2" })).statusCode, 200);
+    const old = { minVersion: "TLSv1", maxVersion: "TLSv1.1", ciphers: "DEFAULT@SECLEVEL=0" } as const;
+    await assert.rejects(ask(old), /version/);
+    await assert.rejects(
+      new Promise((resolve, reject) => request({ port, path: "/healthz" }, resolve).once("error", reject).end()),
+      { code: "ECONNRESET" },
+    );
   });
 
   test("a name that is not ours is not answered: it may be one that was made to lead here", async (t) => {
@@ -257,6 +286,7 @@ describe("words for the operations listener", () => {
       port: 9273,
       token: undefined,
       names: [],
+      tls: undefined,
     });
     assert.equal((await read({ operations: "[::1]:9273" }))?.host, "::1");
     for (const operations of ["0.0.0.0:9273", "10.0.0.1:9273", ":9273", "[::]:9273", "rack.lab:9273"]) {
@@ -266,6 +296,29 @@ describe("words for the operations listener", () => {
     writeFileSync(file, `${token}\nmore\n`, { mode: 0o600 });
     const words = await read({ operations: "0.0.0.0:9273", "operations-token-file": file });
     assert.equal(words?.token, token);
+  });
+
+  test("a certificate and its key go together", async (t) => {
+    const directory = scratch(t);
+    const authority = await createAuthority(directory);
+    const paths = [1, 2].map((one) => ({ cert: join(directory, `${one}.crt`), key: join(directory, `${one}.key`) }));
+    for (const path of paths) {
+      const { certificate, key } = await authority.serverCertificate();
+      writeFileSync(path.cert, certificate);
+      writeFileSync(path.key, key);
+    }
+    const [mine, other] = paths;
+    assert.ok(mine && other);
+    const given = (cert?: string, key?: string) => ({
+      ...{ operations: "9273", "operations-cert": cert, "operations-key": key },
+    });
+    const words = await read(given(mine.cert, mine.key));
+    assert.match(String(words?.tls?.cert), /BEGIN CERTIFICATE/);
+    await assert.rejects(read(given(mine.cert)), usage(/go together/));
+    await assert.rejects(read(given(undefined, mine.key)), usage(/go together/));
+    await assert.rejects(read(given(join(directory, "none"), mine.key)), usage(/^--operations-cert: .*No such file/));
+    await assert.rejects(read(given(mine.cert, other.key)), { code: "E_CONFIG", message: /does not belong to/ });
+    await assert.rejects(read({ "operations-cert": mine.cert }), usage(/mean nothing without --operations/));
   });
 
   test("a token that is weak, open to others or not there is refused", async (t) => {
