@@ -25,11 +25,12 @@ export class HostNetwork {
     this.#privileged = privileged;
   }
 
-  /** IPv4 addresses with prefix, in their order; undefined if there is no such interface. */
+  /** IPv4 addresses with prefix, in their order; undefined if there is no such interface. @throws AgentError E_FAILED */
   async addresses(name: string): Promise<string[] | undefined> {
-    const { code, stdout } = await this.#privileged.attempt(["ip", "-j", "-4", "address", "show", "dev", name]);
-    if (code !== 0) return undefined;
-    const found = links.parse(JSON.parse(stdout || "[]"));
+    const argv = ["ip", "-j", "-4", "address", "show", "dev", name] as const;
+    const text = await this.#privileged.runUnless(/does not exist/, argv);
+    if (text === undefined) return undefined;
+    const found = links.parse(JSON.parse(text || "[]"));
     return found.flatMap(({ addr_info }) => addr_info.map(({ local, prefixlen }) => `${local}/${prefixlen}`));
   }
 

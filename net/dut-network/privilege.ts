@@ -57,10 +57,22 @@ export class Privileged {
 
   /** Runs a tool. @returns what it printed. @throws AgentError E_FAILED with Python's words and the tool's own */
   async run(argv: readonly [string, ...string[]], input = ""): Promise<string> {
-    const { code, stdout, stderr } = await this.attempt(argv, input);
-    if (code === 0) return stdout;
+    const finished = await this.attempt(argv, input);
+    if (finished.code === 0) return finished.stdout;
+    throw this.#failure(argv, finished);
+  }
+
+  /** The same for a tool that may say that there is nothing. @returns undefined if it fails with such words */
+  async runUnless(nothing: RegExp, argv: readonly [string, ...string[]]): Promise<string | undefined> {
+    const finished = await this.attempt(argv);
+    if (finished.code === 0) return finished.stdout;
+    if (nothing.test(finished.stderr)) return undefined;
+    throw this.#failure(argv, finished);
+  }
+
+  #failure(argv: readonly string[], { code, stderr }: Finished): AgentError {
     const words = argv.map((word) => `'${word}'`).join(", ");
-    throw new AgentError(
+    return new AgentError(
       "E_FAILED",
       `Command '[${words}]' returned non-zero exit status ${code ?? -1}. ${stderr.trim()}`.trim(),
       {

@@ -65,7 +65,12 @@ export async function bootMachine(
   const nspawn = spawn("setpriv", ["--pdeathsig", "KILL", "systemd-nspawn", ...words], {
     stdio: ["ignore", "pipe", "pipe"],
     // Device policies are programs that need the unified hierarchy.
-    env: { ...process.env, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: "1" },
+    env: {
+      ...process.env,
+      SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: "1",
+      // The network is not the machine's own for nspawn, but it is for us.
+      SYSTEMD_NSPAWN_API_VFS_WRITABLE: "network",
+    },
   });
   let said = "";
   for (const stream of [nspawn.stdout, nspawn.stderr]) {

@@ -14,7 +14,7 @@ import { missingClient, clientProgram } from "../sim/python-client.ts";
 import { bootMachine, leaveNetwork, write, type Machine } from "./machine.ts";
 
 const release = "0.9.0";
-const needed = missingPrograms(["systemd-nspawn", "socat", "tftp", "curl", "losetup"]);
+const needed = missingPrograms(["systemd-nspawn", "socat", "tftp", "curl", "losetup", "nft"]);
 const skip =
   process.getuid?.() !== 0
     ? "needs root"
@@ -29,6 +29,8 @@ const driver = {
   power: "jumpstarter_driver_power.driver.MockPower",
   shell: "jumpstarter_driver_shell.driver.Shell",
   serial: "jumpstarter_driver_pyserial.driver.PySerial",
+  tftp: "jumpstarter_driver_tftp.driver.Tftp",
+  network: "jumpstarter_driver_dut_network.driver.DutNetwork",
 };
 const all = "jumpstarter-agent.service";
 const one = "jumpstarter-agent@bench.service";
@@ -278,6 +280,51 @@ test(
     });
   },
 );
+
+test("drop-ins give the drivers that need more what they need, and nothing before", options, async () => {
+  const unit = "jumpstarter-agent@rig.service";
+  for (const [end, peer] of [
+    ["boards0", "board"],
+    ["up0", "uplink"],
+  ] as const) {
+    execFileSync("ip", ["link", "add", end, "type", "veth", "peer", "name", peer]);
+  }
+  write(join(machine.root, "srv/tftp/kernel"), "a kernel\n");
+  await machine.call("chown", "--recursive", "jumpstarter:", "/srv/tftp");
+  const network = { interface: "boards0", upstream_interface: "up0", dhcp_enabled: true };
+  await configure("rig", {
+    export: {
+      shell: { type: driver.shell, config: { methods: { facts } } },
+      tftp: { type: driver.tftp, config: { root_dir: "/srv/tftp", host: "127.0.0.1" } },
+      network: { type: driver.network, config: network },
+    },
+  });
+  await machine.call("systemctl", "start", unit);
+  await machine.until(unit, "StatusText", (text) => text.startsWith("1 exporter, 1 registered"));
+  assert.match((await messages(unit)).join("\n"), /network is offline: Command '\['ip', .*sudo/);
+
+  const names = ["boot-server", "dut-network", "can-bitrate", "usb-sd-mux", "hub-port", "video", "virtual-machines"];
+  for (const name of names) {
+    await dropIn(unit, `${name}.conf`, readFileSync(`systemd/drop-ins/${name}.conf`, "utf8"));
+  }
+  await machine.call("systemctl", "restart", unit);
+  await machine.until(unit, "StatusText", (text) => text.startsWith("1 exporter, 1 registered"));
+  const drive = fileURLToPath(new URL("drive_rig.py", import.meta.url));
+  const { code, stdout, stderr } = await ann.shell(
+    ["--selector", "rig=yes"],
+    [clientProgram(release, "python"), drive],
+  );
+  assert.equal(code, 0, `${stderr}\n${(await messages(unit)).join("\n")}`);
+  const [user, groups, capabilities] = factsIn(stdout);
+  assert.equal(user, "jumpstarter");
+  const more = ["video", "kvm"];
+  assert.deepEqual(new Set(groups?.split(" ")), new Set(["jumpstarter", "dialout", "plugdev", "gpio", "i2c", ...more]));
+  // linux/capability.h: bits 10, 12, 13 and 17.
+  assert.match(capabilities ?? "", /^CapEff:\s+0000000000023400$/);
+  await machine.call("systemctl", "stop", unit);
+  // The network goes with its exporter.
+  assert.doesNotMatch(execFileSync("nft", ["list", "ruleset"], { encoding: "utf8" }), /boards0/);
+});
 
 test("idle: little memory with one exporter; little of a core and of the disk with eight", options, async (context) => {
   await machine.call("rm", join("/etc/systemd/system", `${one}.d`, "impatient.conf"));
