@@ -1,8 +1,8 @@
 import { Agent, EnvHttpProxyAgent, request } from "undici";
 import type * as z from "zod";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
-import { apiBase, refusal } from "./protocol.ts";
 import { anySignal } from "../../agent/sys/any-signal.ts";
+import { apiBase, refusal } from "./protocol.ts";
 
 const timeoutMs = 30_000;
 /** Its list of models has some 100 KiB. */

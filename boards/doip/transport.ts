@@ -5,6 +5,7 @@ import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { dial } from "../../agent/stream/dial.ts";
 import { Inbox, type WaitOptions } from "../../agent/stream/inbox.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import {
   activationSucceeded,
   aliveCheckResponse,
@@ -22,7 +23,6 @@ import {
   type DoipMessage,
   type RoutingActivation,
 } from "./protocol.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 export interface DoipSettings {
   readonly host: string;

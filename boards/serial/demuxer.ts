@@ -5,8 +5,8 @@ import type { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, DeviceOffline, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
-import { matchPaths } from "./glob.ts";
 import { anySignal } from "../../agent/sys/any-signal.ts";
+import { matchPaths } from "./glob.ts";
 
 export interface DemuxerSettings {
   readonly demuxerPath: string;

@@ -2,9 +2,9 @@ import { randomInt } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";
 import { lookup } from "node:dns/promises";
 import { AgentError, isSystemError, toAgentError } from "../../agent/driver/errors.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { errorName, request, type Binding, type Pdu, type Value } from "./protocol.ts";
 import type { Security } from "./security.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** A request is sent again after this long at first, then after longer each time. */
 const firstRetryMs = 1_000;

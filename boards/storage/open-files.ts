@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { AgentError } from "../../agent/driver/errors.ts";
-import type { Reader, Writer } from "./store/store.ts";
 import { anySignal } from "../../agent/sys/any-signal.ts";
+import type { Reader, Writer } from "./store/store.ts";
 
 /** More files than any client needs, fewer than a process may have. */
 const maxOpen = 128;

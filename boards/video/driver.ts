@@ -9,11 +9,11 @@ import { defineDriver, type Finding } from "../../agent/driver/driver.ts";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import * as lax from "../../agent/driver/lax.ts";
 import { dial } from "../../agent/stream/dial.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { video } from "./interface.ts";
 import { pictureSize } from "./protocol.ts";
 import { rewriteRequestHead } from "./request-head.ts";
 import { get, requirePicture } from "./transport.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** Cameras send people to another page now and then, but not in circles. */
 const mostRedirects = 3;

@@ -1,9 +1,9 @@
 import type { Readable } from "node:stream";
 import { request, type Dispatcher } from "undici";
 import { AgentError, isSystemError } from "../../agent/driver/errors.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { FirstPart } from "./multipart.ts";
 import { isPicture } from "./protocol.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** A client takes answers of 4 MiB, and a picture is a third larger as base64. */
 export const mostPictureBytes = 3_100_000;

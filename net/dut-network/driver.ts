@@ -1,11 +1,11 @@
 import { defineDriver } from "../../agent/driver/driver.ts";
 import { AgentError } from "../../agent/driver/errors.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { capture } from "./capture.ts";
 import { dutNetworkConfig, parseAddress, parseDnsEntry, withAddress, withDnsEntry } from "./config.ts";
 import type { Names } from "./address-service.ts";
 import { dutNetwork } from "./interface.ts";
 import { Network } from "./network.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** A capture is a process; one board needs few of them. */
 const captureLimit = 8;

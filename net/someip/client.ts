@@ -2,6 +2,7 @@ import { performance } from "node:perf_hooks";
 import { AgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
 import { Inbox } from "../../agent/stream/inbox.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { Discovery, endpointOf, hex, type Offer } from "./discovery.ts";
 import {
   decodeDiscovery,
@@ -13,7 +14,6 @@ import {
   type SomeIpMessage,
 } from "./protocol.ts";
 import { nameOf, SomeIpSockets, type SomeIpSettings } from "./transport.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 export interface ClientSettings extends SomeIpSettings {
   /** The only peer, known without service discovery. */

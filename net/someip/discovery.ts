@@ -2,9 +2,9 @@ import { performance } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
 import type { Logger } from "../../agent/driver/log.ts";
+import { anySignal } from "../../agent/sys/any-signal.ts";
 import { anyInstance, anyVersion, encodeDiscovery, entryTypes, type Endpoint, type SdEntry } from "./protocol.ts";
 import type { SomeIpSockets } from "./transport.ts";
-import { anySignal } from "../../agent/sys/any-signal.ts";
 
 /** An instance of a service, as it was offered. */
 export interface Offer {
