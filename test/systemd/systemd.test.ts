@@ -324,6 +324,7 @@ test("drop-ins give the drivers that need more what they need, and nothing befor
   await machine.call("systemctl", "stop", unit);
   // The network goes with its exporter.
   assert.doesNotMatch(execFileSync("nft", ["list", "ruleset"], { encoding: "utf8" }), /boards0/);
+  await machine.call("rm", "/etc/jumpstarter/exporters/rig.yaml");
 });
 
 test("idle: little memory with one exporter; little of a core and of the disk with eight", options, async (context) => {
