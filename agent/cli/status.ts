@@ -110,11 +110,14 @@ function driverLines({ drivers, offline }: Exporter, all: boolean): string[] {
 function flashingLine(flash: Exporter["flashing"][number]): string {
   const { driver, image, target, step, movedBytes, sizeBytes, remainingSeconds } = flash;
   const where = target === null ? "" : ` to ${target}`;
-  const seconds = remainingSeconds ?? 0;
-  const time = seconds < 60 ? `${seconds} s` : durationText(seconds * 1_000);
-  const left = remainingSeconds === null ? "" : `, ${time} left`;
+  const left = remainingSeconds === null ? "" : `, ${estimateText(remainingSeconds)} left`;
   const far = movedBytes === 0 && sizeBytes === null ? "" : `, ${amount(movedBytes, sizeBytes)}${left}`;
   return `${driver} ${image ?? "a stream"}${where}: ${step}${far}`;
+}
+
+/** In whole seconds, as an estimate is no better. */
+function estimateText(seconds: number): string {
+  return seconds < 60 ? `${seconds} s` : durationText(seconds * 1_000);
 }
 
 /** `4.2 MB of 8.4 MB, 50 %` */

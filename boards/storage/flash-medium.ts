@@ -40,10 +40,9 @@ export async function flashMedium(
   const started = await receipts.begin(start);
   const steps = new Steps("prepare");
   let target: FlashTarget | undefined;
-  const startedMs = performance.now();
   const tell = ({ bytes = 0, totalBytes, remainingMs }: Partial<Progress> = {}): void => {
     const progress = { step: steps.current, movedBytes: bytes, sizeBytes: totalBytes, remainingMs };
-    show({ image: image.name, target: target?.path, ...progress, startedMs });
+    show({ image: image.name, target: target?.path, ...progress, startedMs: steps.startedMs });
   };
   const enter = (step: string): void => {
     steps.enter(step);
@@ -96,7 +95,8 @@ function written(
 
 /** One step after the other. */
 class Steps {
-  readonly #startMs = performance.now();
+  /** By the monotonic clock of `performance.now()`. */
+  readonly startedMs = performance.now();
   readonly #done: FlashStep[] = [];
   #beganMs = 0;
   #name: string;
@@ -127,7 +127,7 @@ class Steps {
   }
 
   #close(verdict: FlashStep["verdict"]): void {
-    const nowMs = Math.round(performance.now() - this.#startMs);
+    const nowMs = Math.round(performance.now() - this.startedMs);
     const times = { startMs: this.#beganMs, durationMs: nowMs - this.#beganMs };
     this.#done.push({ name: this.#name, ...times, verdict, ...(this.#bytes !== undefined && { bytes: this.#bytes }) });
     this.#beganMs = nowMs;

@@ -181,6 +181,20 @@ test("the page of a rack with 32 exporters", { skip, timeout: 180_000 }, async (
     // It scrolls with its keys, and says how to come back.
     rack.console.print("the last line");
     await page.locator("#lines").getByText("the last line").waitFor();
+    // A browser scrolls smoothly: of any way, up or down, this is a step in the middle.
+    const step = async (pixels: number) => {
+      await page.evaluate(`document.querySelector("#lines").scrollBy({ top: ${pixels}, behavior: "instant" })`);
+      await page.evaluate("new Promise((seen) => requestAnimationFrame(() => requestAnimationFrame(seen)))");
+    };
+    await step(-5);
+    await page.locator("#live").waitFor();
+    await step(-100);
+    await step(85);
+    await page.locator("#live").waitFor({ state: "hidden" });
+    const below =
+      "((view) => view.scrollHeight - view.clientHeight - view.scrollTop)(document.querySelector('#lines'))";
+    assert.equal(await page.evaluate<number>(below), 20, "nobody has finished the way for it");
+    await page.keyboard.press("End");
     for (const key of ["ArrowUp", "PageUp", "Home"]) {
       await page.keyboard.press(key);
       await page.locator("#live").waitFor();
