@@ -135,7 +135,8 @@ export class LiveDriver {
 
   #tellOffline(error: AgentError): void {
     if (error instanceof DeviceOffline && this.#offline?.message !== error.message) {
-      this.log.warn(`${this.planned.path} is offline: ${error.message}`);
+      const hint = error.hint === undefined ? "" : ` (${error.hint})`;
+      this.log.warn(`${this.planned.path} is offline: ${error.message}${hint}`);
     }
     this.#offline = error;
   }
