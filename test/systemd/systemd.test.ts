@@ -301,7 +301,10 @@ test("drop-ins give the drivers that need more what they need, and nothing befor
   });
   await machine.call("systemctl", "start", unit);
   await machine.until(unit, "StatusText", (text) => text.startsWith("1 exporter, 1 registered"));
-  assert.match((await messages(unit)).join("\n"), /network is offline: Command '\['ip', .*sudo.*\(the agent needs CAP_NET_ADMIN/s);
+  assert.match(
+    (await messages(unit)).join("\n"),
+    /network is offline: Command '\['ip', .*sudo.*\(the agent needs CAP_NET_ADMIN/s,
+  );
 
   const names = ["boot-server", "dut-network", "can-bitrate", "usb-sd-mux", "hub-port", "video", "virtual-machines"];
   for (const name of names) {
