@@ -38,7 +38,9 @@ export class TlsFiles {
     if (former !== undefined && stamp === this.#stamp) return;
     this.#stamp = stamp;
     try {
-      const [cert, key] = await Promise.all([readFile(certPath), readFile(keyPath)]);
+      // One after the other, so that it is always the first missing file that is named.
+      const cert = await readFile(certPath);
+      const key = await readFile(keyPath);
       createSecureContext({ cert, key });
       this.#current = { cert, key };
     } catch (error) {
