@@ -12,18 +12,30 @@ const inCi = Boolean(process.env.CI);
 /** A virtual machine has one processor. All that runs in it is one file, and an emulated machine is slow. */
 const machine = { cores: 1, limitMs: 3_000_000 };
 
+/** Its files do not disturb each other. On two processors it leaves one to a virtual machine, which is busy for longer. */
+const small = { cores: Math.max(1, availableParallelism() - 1), together: true };
+
 /**
  * The suites, in the order in which they begin, `npm test` and CI alike. A folder of test/ that has tests and no line here is one all the same,
  * which keeps one processor busy and disturbs nobody.
  *
  * cores: how many processors it keeps busy; suites that together have them run beside each other.
- * filesAtOnce: suites that drive whole boards or processes share ports: their files run one after the other.
+ * together: as many files at once as it has processors, alone as many as there are; other suites drive whole boards or processes and share
+ *   ports: their files run one after the other.
  * apart: suites that must not run meanwhile, as both want the same port or device.
  * limitMs: for a file and for a test.
  * onNode24: CI runs it there once more, with these variables. What differs between releases of Node is its API, which the unit tests go through.
  * leftOut: why `npm test` does without it here; CI installs all that is missing.
  */
 const described = {
+  // The longest first: beside what runs last, nothing is left to run.
+  kernel: {
+    ...machine,
+    // Elsewhere nobody waits for 100 MB that he has not asked for.
+    leftOut: () =>
+      kernelDirectory() === undefined && "a virtual machine with a Linux kernel of 100 MB: npm test -- kernel",
+  },
+  image: { ...machine, leftOut: () => "the appliance's image, of 160 MB of packages: npm test -- image" },
   conformance: {
     cores: 1,
     apart: ["netboot"],
@@ -31,21 +43,14 @@ const described = {
   },
   // A third of the time it waits; it also looks at the clock most.
   faults: { cores: 1, apart: ["netboot"] },
-  kernel: {
-    ...machine,
-    // Elsewhere nobody waits for 100 MB that he has not asked for.
-    leftOut: () =>
-      kernelDirectory() === undefined && "a virtual machine with a Linux kernel of 100 MB: npm test -- kernel",
-  },
-  unit: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1), onNode24: {} },
+  unit: { ...small, onNode24: {} },
   netboot: { cores: 1, leftOut: () => withoutBoard() && "a real U-Boot: it needs QEMU" },
-  fuzz: { cores: 2, filesAtOnce: Math.max(2, availableParallelism() - 1) },
+  fuzz: small,
   // These wait most of the time.
   systemd: { cores: 0.5 },
   page: { cores: 0.5 },
   package: { cores: 1, limitMs: 1_800_000, leftOut: () => "fresh Debians that are downloaded: npm test -- package" },
   update: { ...machine, leftOut: () => "virtual machines that start with GRUB: npm test -- update" },
-  image: { ...machine, leftOut: () => "the appliance's image, of 160 MB of packages: npm test -- image" },
 };
 
 const usual = { cores: 1 };
@@ -85,7 +90,8 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
   }
   // Of a file, the suite is what its folder says.
   const suite = path.split("/")[1] ?? "";
-  const { filesAtOnce = 1, limitMs = 600_000 } = suites[suite] ?? {};
+  const { cores = 1, together = false, limitMs = 600_000 } = suites[suite] ?? {};
+  const atOnce = !together ? 1 : beside ? cores : availableParallelism();
   const began = performance.now();
   const scratch = mkdtempSync(join(tmpdir(), "jmp-agent-test-"));
   try {
@@ -97,7 +103,7 @@ export async function runSuite(name, { node = [process.execPath], env = {}, besi
     const output = beside ? openSync(said, "w") : "inherit";
     const runner = spawn(
       command,
-      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, `--test-concurrency=${filesAtOnce}`]
+      [...words, "--import", "tsx", ...seed, "--test", `--test-timeout=${limitMs}`, `--test-concurrency=${atOnce}`]
         .concat(["--test-reporter=spec", "--test-reporter-destination=stdout"])
         .concat(["--test-reporter=./scripts/counts.mjs", `--test-reporter-destination=${counts}`])
         .concat(files),
