@@ -1,6 +1,7 @@
 import { AgentError } from "../driver/errors.ts";
+import type { Credentials } from "../sys/tls-files.ts";
 import type { Given, Options } from "./command.ts";
-import { readNamed, readTls, type TlsFiles } from "./tls-files.ts";
+import { readNamed, readTls } from "./named-files.ts";
 
 const group = "Listeners (direct mode)";
 
@@ -33,7 +34,7 @@ export const listenerOptions = {
 export interface TcpListener {
   readonly host: string;
   readonly port: number;
-  readonly tls?: TlsFiles;
+  readonly tls?: Credentials;
   readonly passphrase?: string;
 }
 

@@ -5,9 +5,10 @@ import type { Logger } from "../driver/log.ts";
 import type { DriverTree } from "../driver/tree.ts";
 import { isLoopback } from "../ops/http/access.ts";
 import type { Operated } from "../ops/http/listener.ts";
+import { TlsFiles, type CredentialPaths } from "../sys/tls-files.ts";
 import type { Given, Options } from "./command.ts";
 import { parseListener } from "./listeners.ts";
-import { readTls, type TlsFiles } from "./tls-files.ts";
+import { readTls } from "./named-files.ts";
 
 const group = "Operations";
 
@@ -46,8 +47,8 @@ export interface OperationsWords {
   readonly port: number;
   readonly token: string | undefined;
   readonly names: readonly string[];
-  /** Undefined: plain HTTP. */
-  readonly tls: TlsFiles | undefined;
+  /** Files that serve; undefined: plain HTTP. */
+  readonly tls: CredentialPaths | undefined;
 }
 
 /** Of the unit's `LoadCredential=`. */
@@ -79,9 +80,9 @@ export async function readOperations(
   if ((certFile === undefined) !== (keyFile === undefined)) {
     throw new AgentError("E_USAGE", "--operations-cert and --operations-key go together");
   }
-  const tls =
-    certFile === undefined || keyFile === undefined ? undefined : await readTls("--operations", certFile, keyFile);
-  return { host, port, token, names, tls };
+  if (certFile === undefined || keyFile === undefined) return { host, port, token, names, tls: undefined };
+  await readTls("--operations", certFile, keyFile);
+  return { host, port, token, names, tls: { cert: certFile, key: keyFile } };
 }
 
 async function readToken(given: string | undefined, env: NodeJS.ProcessEnv): Promise<string | undefined> {
@@ -116,7 +117,8 @@ export async function loadMetrics() {
 /** Starts the listener, and says where. Its code is loaded only for those who ask for it. */
 export async function startOperations(words: OperationsWords, operated: Operated, log: Logger) {
   const { serveOperations } = await import("../ops/http/listener.ts");
-  const listener = await serveOperations(operated, { ...words, log }).catch((thrown: unknown) => {
+  const tls = words.tls && new TlsFiles(words.tls, log);
+  const listener = await serveOperations(operated, { ...words, tls, log }).catch((thrown: unknown) => {
     throw new AgentError("E_USAGE", `--operations: ${toAgentError(thrown).message}`, { cause: thrown });
   });
   const host = words.host.includes(":") ? `[${words.host}]` : words.host;

@@ -17,7 +17,7 @@ import {
 } from "../boot-server.ts";
 import { http } from "./interface.ts";
 import { HttpServer } from "./server.ts";
-import { TlsFiles } from "./tls.ts";
+import { TlsFiles } from "../../agent/sys/tls-files.ts";
 import type { HttpView } from "./view.ts";
 
 const config = z

@@ -11,7 +11,7 @@ import { Connections, type Running } from "./connections.ts";
 import { sendFile } from "./download.ts";
 import { targetPath } from "./protocol.ts";
 import { Slots } from "./slots.ts";
-import type { TlsFiles } from "./tls.ts";
+import type { TlsFiles } from "../../agent/sys/tls-files.ts";
 import { takeUpload, uploadsPath } from "./upload.ts";
 import type { HttpView } from "./view.ts";
 

@@ -8,6 +8,7 @@ import { toAgentError } from "../../driver/errors.ts";
 import type { Logger } from "../../driver/log.ts";
 import type { RunningTransfer, ShownConsole } from "../../driver/shown.ts";
 import { anySignal } from "../../sys/any-signal.ts";
+import type { TlsFiles } from "../../sys/tls-files.ts";
 import { transferStatus, type ExporterStatus } from "../exporter-status.ts";
 import { FlashLog } from "../flash-log.ts";
 import type { AgentMetrics } from "../metrics/agent-metrics.ts";
@@ -42,8 +43,8 @@ export interface OperationsOptions {
   readonly token: string | undefined;
   /** Names by which it is reached, beside addresses and the host's own. */
   readonly names: readonly string[];
-  /** PEM; undefined: plain HTTP. */
-  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | undefined;
+  /** Undefined: plain HTTP. */
+  readonly tls: TlsFiles | undefined;
   readonly log: Logger;
   /** Times of the server's limits, for tests. */
   readonly headersMs?: number;
@@ -63,7 +64,7 @@ const searchMs = 20_000;
 const silenceMs = 60_000;
 const prometheusText = "text/plain; version=0.0.4; charset=utf-8";
 
-/** @throws AgentError E_IO if the address cannot be listened on */
+/** @throws AgentError E_IO if the address cannot be listened on, E_CONFIG if the certificate does not serve */
 export async function serveOperations(operated: Operated, options: OperationsOptions): Promise<OperationsListener> {
   const { host, token, names, tls, log, headersMs = 5_000 } = options;
   const { metrics, receipts } = operated;
@@ -194,10 +195,12 @@ export async function serveOperations(operated: Operated, options: OperationsOpt
     noDelay: true,
   };
   const listen = (request: IncomingMessage, response: ServerResponse): void => void serve(request, response);
+  const minVersion = "TLSv1.2";
+  await tls?.load();
   const server =
     tls === undefined
       ? createServer(limits, listen)
-      : createTlsServer({ ...limits, ...tls, minVersion: "TLSv1.2", handshakeTimeout: headersMs }, listen);
+      : createTlsServer({ ...limits, ...tls.current, minVersion, handshakeTimeout: headersMs }, listen);
   server.maxConnections = mostConnections;
   server.maxRequestsPerSocket = 1_000;
   server.timeout = silenceMs;
@@ -205,10 +208,14 @@ export async function serveOperations(operated: Operated, options: OperationsOpt
   await once(server, "listening").catch((error: unknown) => {
     throw toAgentError(error);
   });
+  const forget = tls?.follow(
+    (current) => "setSecureContext" in server && server.setSecureContext({ ...current, minVersion }),
+  );
   server.on("error", (error) => log.warn(`the operations listener: ${error.message}`));
   return {
     port: (server.address() as AddressInfo).port,
     async close() {
+      forget?.();
       const closed = once(server, "close");
       server.close();
       server.closeAllConnections();

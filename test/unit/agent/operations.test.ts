@@ -7,8 +7,8 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
 import { text } from "node:stream/consumers";
+import type { TLSSocket } from "node:tls";
 import { readOperations } from "../../../agent/cli/operations.ts";
-import type { TlsFiles } from "../../../agent/cli/tls-files.ts";
 import type { AgentError } from "../../../agent/driver/errors.ts";
 import { LogBus } from "../../../agent/driver/log.ts";
 import type { ConsoleEntry, ShownConsole } from "../../../agent/driver/shown.ts";
@@ -17,8 +17,10 @@ import { searchConsole } from "../../../agent/ops/http/consoles.ts";
 import { serveOperations, type Operated } from "../../../agent/ops/http/listener.ts";
 import type { ExporterStatus } from "../../../agent/ops/exporter-status.ts";
 import { createMetrics } from "../../../agent/ops/metrics/agent-metrics.ts";
+import { TlsFiles } from "../../../agent/sys/tls-files.ts";
 import { scratch } from "../../sim/agent.ts";
 import { createAuthority } from "../../sim/certificates.ts";
+import { eventually } from "../../sim/rig.ts";
 
 const token = "0123456789abcdef0123456789abcdef";
 
@@ -120,10 +122,18 @@ describe("operations listener", () => {
     assert.equal((await other.ask("/status", { cookie: value })).status, 401);
   });
 
-  test("with a certificate it speaks TLS only, and its cookie goes nowhere else", async (t) => {
-    const authority = await createAuthority(scratch(t));
-    const { certificate, key } = await authority.serverCertificate();
-    const { port } = await listen(t, { token, tls: { cert: Buffer.from(certificate), key: Buffer.from(key) } });
+  test("with a certificate it speaks TLS only, also with a renewed one, and its cookie goes nowhere else", async (t) => {
+    const directory = scratch(t);
+    const authority = await createAuthority(directory);
+    const paths = { cert: join(directory, "server.crt"), key: join(directory, "server.key") };
+    const put = async (name: string) => {
+      const { certificate, key } = await authority.serverCertificate([name, "127.0.0.1"]);
+      writeFileSync(paths.cert, certificate);
+      writeFileSync(paths.key, key);
+    };
+    await put("first");
+    const log = new LogBus().logger({ source: "system", logger: "tls" });
+    const { port } = await listen(t, { token, tls: new TlsFiles(paths, log, { checkMs: 20 }) });
     const ask = (options: RequestOptions) =>
       new Promise<IncomingMessage>((resolve, reject) => {
         const headers = { authorization: `Bearer ${token}` };
@@ -137,6 +147,14 @@ describe("operations listener", () => {
     assert.match(String(headers["set-cookie"]), /; HttpOnly; SameSite=Strict; Secure$/);
     assert.equal((await ask({ maxVersion: "TLSv1.2" })).statusCode, 200);
     const old = { minVersion: "TLSv1", maxVersion: "TLSv1.1", ciphers: "DEFAULT@SECLEVEL=0" } as const;
+    await assert.rejects(ask(old), /version/);
+    const subject = async () => {
+      const { socket } = await ask({});
+      return (socket as TLSSocket).getPeerCertificate().subject.CN;
+    };
+    assert.equal(await subject(), "first");
+    await put("second");
+    await eventually("the renewed one serves", async () => (await subject()) === "second");
     await assert.rejects(ask(old), /version/);
     await assert.rejects(
       new Promise((resolve, reject) => request({ port, path: "/healthz" }, resolve).once("error", reject).end()),
@@ -313,7 +331,7 @@ describe("words for the operations listener", () => {
       ...{ operations: "9273", "operations-cert": cert, "operations-key": key },
     });
     const words = await read(given(mine.cert, mine.key));
-    assert.match(String(words?.tls?.cert), /BEGIN CERTIFICATE/);
+    assert.deepEqual(words?.tls, mine);
     await assert.rejects(read(given(mine.cert)), usage(/go together/));
     await assert.rejects(read(given(undefined, mine.key)), usage(/go together/));
     await assert.rejects(read(given(join(directory, "none"), mine.key)), usage(/^--operations-cert: .*No such file/));

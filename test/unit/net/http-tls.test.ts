@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { promisify } from "node:util";
 import { LogBus } from "../../../agent/driver/log.ts";
-import { TlsFiles } from "../../../net/http/tls.ts";
+import { TlsFiles } from "../../../agent/sys/tls-files.ts";
 import { createAuthority } from "../../sim/certificates.ts";
 import { startHttp } from "../../sim/http.ts";
 import { eventually } from "../../sim/rig.ts";

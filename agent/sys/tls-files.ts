@@ -1,7 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { createSecureContext } from "node:tls";
-import { AgentError, toAgentError } from "../../agent/driver/errors.ts";
-import type { Logger } from "../../agent/driver/log.ts";
+import { AgentError, toAgentError } from "../driver/errors.ts";
+import type { Logger } from "../driver/log.ts";
 
 /** PEM. */
 export interface Credentials {
@@ -9,9 +9,14 @@ export interface Credentials {
   readonly key: Buffer;
 }
 
+export interface CredentialPaths {
+  readonly cert: string;
+  readonly key: string;
+}
+
 /** A server's certificate chain and key in two files; renewed ones are taken over within `checkMs`. */
 export class TlsFiles {
-  readonly #paths: { readonly cert: string; readonly key: string };
+  readonly #paths: CredentialPaths;
   readonly #log: Logger;
   readonly #checkMs: number;
   readonly #followers = new Set<(current: Credentials) => void>();
@@ -20,7 +25,7 @@ export class TlsFiles {
   #stamp = "";
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(paths: { readonly cert: string; readonly key: string }, log: Logger, { checkMs = 10_000 } = {}) {
+  constructor(paths: CredentialPaths, log: Logger, { checkMs = 10_000 } = {}) {
     this.#paths = paths;
     this.#log = log;
     this.#checkMs = checkMs;
@@ -48,7 +53,7 @@ export class TlsFiles {
       if (former !== undefined) return this.#log.warn(`${problem}; the former certificate serves on`);
       throw new AgentError("E_CONFIG", problem, {
         cause: error,
-        hint: "tls_cert is a PEM certificate chain, tls_key its PEM private key",
+        hint: "a PEM certificate chain, and its PEM private key without a password",
       });
     }
     if (former !== undefined) this.#log.info(`${certPath} was renewed`);
@@ -74,7 +79,8 @@ export class TlsFiles {
   }
 
   async #stampNow(): Promise<string> {
-    const stamps = Object.values(this.#paths).map(async (path) => {
+    const { cert, key } = this.#paths;
+    const stamps = [cert, key].map(async (path) => {
       const { ino, mtimeMs, size } = await stat(path);
       return `${ino} ${mtimeMs} ${size}`;
     });

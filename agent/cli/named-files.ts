@@ -1,23 +1,18 @@
+/** Files that options name. */
 import { readFile } from "node:fs/promises";
 import { createSecureContext } from "node:tls";
 import { AgentError, toAgentError } from "../driver/errors.ts";
-
-/** PEM */
-export interface TlsFiles {
-  /** The certificate chain. */
-  readonly cert: Buffer;
-  readonly key: Buffer;
-}
+import type { Credentials } from "../sys/tls-files.ts";
 
 /**
  * @param options the options that name the files are this with `-cert` and `-key` behind it
  * @throws AgentError E_USAGE for files that cannot be read, E_CONFIG for files that do not serve
  */
-export async function readTls(options: string, certFile: string, keyFile: string): Promise<TlsFiles> {
+export async function readTls(options: string, certFile: string, keyFile: string): Promise<Credentials> {
   const cert = await readNamed(`${options}-cert`, certFile);
   const key = await readNamed(`${options}-key`, keyFile);
   // Each alone first, so that the message names the right file.
-  const check = (what: string, parts: Partial<TlsFiles>) => {
+  const check = (what: string, parts: Partial<Credentials>) => {
     try {
       createSecureContext(parts);
     } catch (thrown) {
