@@ -6,6 +6,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -18,7 +19,7 @@ import { loadTryLock } from "../../agent/sys/flock.ts";
 import { loopDisk } from "./loop.ts";
 
 const pollMs = 10;
-/** Looks at a file that has not grown since: then its copy is complete. */
+/** Looks at a file that has not grown since, and that we have not open: then its copy is complete. */
 const quietLooks = 4;
 
 /** What a board does when a file has been copied to its volume. */
@@ -34,6 +35,17 @@ export interface BoardVolume {
   /** Plugs the disk out and in, as boards do that have got a firmware; with these files added or (undefined) removed. */
   replug(changes?: Readonly<Record<string, string | undefined>>): void;
   unplug(): void;
+}
+
+/** Whether this process, in which the agent of these tests runs, has the file open: it stands still between two writes, too. */
+function isOpen(path: string): boolean {
+  return readdirSync("/proc/self/fd").some((fd) => {
+    try {
+      return readlinkSync(join("/proc/self/fd", fd)) === path;
+    } catch {
+      return false; // closed since
+    }
+  });
 }
 
 /** What a host has mounted is seen by every process: one test file at a time has such volumes. */
@@ -83,7 +95,7 @@ export function boardVolume(
       const last = watched.get(file);
       const looks = last?.bytes === size && size > 0 ? last.looks + 1 : 0;
       watched.set(file, { bytes: size, looks });
-      if (looks < quietLooks) continue;
+      if (looks < quietLooks || isOpen(join(folder, file))) continue;
       watched.delete(file);
       const content = readFileSync(join(folder, file));
       rmSync(join(folder, file));
