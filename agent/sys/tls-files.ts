@@ -43,7 +43,7 @@ export class TlsFiles {
     if (former !== undefined && stamp === this.#stamp) return;
     this.#stamp = stamp;
     try {
-      // One after the other, so that it is always the first missing file that is named.
+      // One after the other, so that it is always the certificate that is named when both are missing.
       const cert = await readFile(certPath);
       const key = await readFile(keyPath);
       createSecureContext({ cert, key });

@@ -1,6 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import * as z from "zod";
 import { defineDriver } from "../../agent/driver/driver.ts";
+import { TlsFiles } from "../../agent/sys/tls-files.ts";
 import { hostPort } from "../addresses.ts";
 import {
   advertiseConfig,
@@ -17,7 +18,6 @@ import {
 } from "../boot-server.ts";
 import { http } from "./interface.ts";
 import { HttpServer } from "./server.ts";
-import { TlsFiles } from "../../agent/sys/tls-files.ts";
 import type { HttpView } from "./view.ts";
 
 const config = z

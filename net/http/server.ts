@@ -6,12 +6,12 @@ import { hostPort } from "../addresses.ts";
 import { openInFolders, type Refusal } from "../files.ts";
 import { SharedPort, type Listener } from "../shared-port.ts";
 import type { EndedTransfer, RunningTransfer } from "../../agent/driver/shown.ts";
+import type { TlsFiles } from "../../agent/sys/tls-files.ts";
 import { answer, refuse } from "./answer.ts";
 import { Connections, type Running } from "./connections.ts";
 import { sendFile } from "./download.ts";
 import { targetPath } from "./protocol.ts";
 import { Slots } from "./slots.ts";
-import type { TlsFiles } from "../../agent/sys/tls-files.ts";
 import { takeUpload, uploadsPath } from "./upload.ts";
 import type { HttpView } from "./view.ts";
 

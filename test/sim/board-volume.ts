@@ -19,7 +19,7 @@ import { loadTryLock } from "../../agent/sys/flock.ts";
 import { loopDisk } from "./loop.ts";
 
 const pollMs = 10;
-/** Looks at a file that has not grown since, and that we have not open: then its copy is complete. */
+/** Looks at a file that has not grown since, and that nobody has open: then its copy is complete. */
 const quietLooks = 4;
 
 /** What a board does when a file has been copied to its volume. */
@@ -37,15 +37,25 @@ export interface BoardVolume {
   unplug(): void;
 }
 
-/** Whether this process, in which the agent of these tests runs, has the file open: it stands still between two writes, too. */
+/** Whether a process has the file open: it stands still between two writes, too. */
 function isOpen(path: string): boolean {
-  return readdirSync("/proc/self/fd").some((fd) => {
+  const processes = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return processes.some((pid) => {
     try {
-      return readlinkSync(join("/proc/self/fd", fd)) === path;
+      const open = readdirSync(join("/proc", pid, "fd"));
+      return open.some((fd) => linkOf(join("/proc", pid, "fd", fd)) === path);
     } catch {
-      return false; // closed since
+      return false; // the process has ended
     }
   });
+}
+
+function linkOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined; // closed since
+  }
 }
 
 /** What a host has mounted is seen by every process: one test file at a time has such volumes. */
